@@ -1,0 +1,76 @@
+"""Every exception that edgeseq raises for a user's mistake or a broken file.
+
+    EdgeseqError
+    ├── ModelFileError          a model file that is not what it says it is
+    │   └── ModelNotFoundError      (also a FileNotFoundError)
+    ├── InputError              a sample or chunk that the model cannot take; the state is unchanged
+    │   ├── ShapeError              (also a ValueError)
+    │   ├── DTypeError              (also a TypeError)
+    │   └── NonFiniteError          (also a ValueError)
+    ├── StreamEndedError        a stream used after flush() without reset()
+    ├── ConfigError             (also a ValueError) arguments that do not fit together
+    ├── MissingDependencyError  (also an ImportError) an extra that is not installed
+    └── ExportError             a Keras model that cannot be exported right
+        ├── UnsupportedLayerError   no exact ONNX form is known
+        ├── NotStreamableError      the offline model is right, but it has no exact step graph
+        └── VerificationError       two forms of the model disagree; nothing was written
+
+A message says what, where, expected, got, fix. This module imports nothing, so that the runtime, the exporter
+and the training side share one tree.
+"""
+
+
+class EdgeseqError(Exception):
+    """Root of every exception that edgeseq raises on purpose."""
+
+
+class ModelFileError(EdgeseqError):
+    """A model file that is damaged, foreign, or of a format that this version cannot read."""
+
+
+class ModelNotFoundError(ModelFileError, FileNotFoundError):
+    """The model file does not exist."""
+
+
+class InputError(EdgeseqError):
+    """A sample or chunk that the model cannot take. The stream's state is unchanged."""
+
+
+class ShapeError(InputError, ValueError):
+    """An input of the wrong shape."""
+
+
+class DTypeError(InputError, TypeError):
+    """An input of the wrong dtype. edgeseq never casts silently."""
+
+
+class NonFiniteError(InputError, ValueError):
+    """An input that holds NaN or infinity."""
+
+
+class StreamEndedError(EdgeseqError):
+    """A stream that was used after ``flush()`` and before ``reset()``."""
+
+
+class ConfigError(EdgeseqError, ValueError):
+    """Arguments that do not fit together, or a value out of its range."""
+
+
+class MissingDependencyError(EdgeseqError, ImportError):
+    """A package of an optional extra is not installed."""
+
+
+class ExportError(EdgeseqError):
+    """A Keras model that cannot be exported right."""
+
+
+class UnsupportedLayerError(ExportError):
+    """A layer, or an option of one, for which no exact ONNX form is known."""
+
+
+class NotStreamableError(ExportError):
+    """A graph that has no exact step graph; the message names the node and the reason."""
+
+
+class VerificationError(ExportError):
+    """Two forms of one model disagree. Nothing was written."""

@@ -1,0 +1,128 @@
+"""From a Keras model to an ONNX graph: lower, trace, freeze, convert with tf2onnx, clean up.
+
+Owns the one way in which this project calls TensorFlow and tf2onnx. Refuses models with several inputs or outputs and
+Keras backends other than TensorFlow. Nothing is placed on a GPU: lowered recurrent layers never reach cuDNN.
+Invariant: the graph has one input ``input`` (batch, time[, C]) and one output ``output``, both with dynamic batch and
+time, and uses standard ONNX operators only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import onnx_ir as ir
+import tensorflow as tf
+import tf2onnx
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from edgeseq.errors import ExportError
+from edgeseq.export.cleanup import clean_up
+from edgeseq.export.lowering import lowered
+
+OPSET = 18
+INPUT, OUTPUT = "input", "output"
+
+
+def to_onnx(model: Any) -> ir.Model:
+    """Convert a built Keras model to a clean ONNX graph.
+
+    Shapes: the model takes (B, T, C) or tokens (B, T), and gives (B, T, K) or (B, K).
+
+    Raises:
+        ExportError: the model cannot be converted right; the message says why and what to do.
+    """
+    shape, dtype = _signature(model)
+    with lowered() as native, _quiet_tf2onnx(), tf.device("/cpu:0"):
+        traced = tf.function(lambda x: model(x, training=False), autograph=False)
+        concrete = traced.get_concrete_function(tf.TensorSpec(shape, dtype, name=INPUT))
+        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
+        proto, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(add_shapes=True),
+            name=model.name,
+            # Only these: tensors that a layer captured (the mean of a Normalization) are constants by now, though
+            # tf2onnx' own from_function would list them as inputs.
+            input_names=[f"{INPUT}:0"],
+            output_names=[_output_tensor(model, concrete).name],
+            opset=OPSET,
+            custom_op_handlers=native.handlers(),
+        )
+    graph_model = ir.from_proto(proto)
+    _name_ports(graph_model, list(shape), _output_shape(model))
+    clean_up(graph_model)
+    _refuse_foreign_operators(graph_model)
+    return graph_model
+
+
+def _signature(model: Any) -> tuple[tuple[int | None, ...], Any]:
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"Keras runs on {keras.backend.backend()!r}: the conversion needs TensorFlow. Save the model and export it "
+            "with KERAS_BACKEND=tensorflow (edgeseq export MODEL.keras -o DIR)"
+        )
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ExportError(
+            f"model {model.name!r} has no known input shape: build it as a functional model, or call it once on a "
+            "keras.Input((None, n_channels))"
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ExportError(
+            f"model {model.name!r}: expected one input and one output, got {len(inputs)} and {len(outputs)}; "
+            "export one keras.Model per output"
+        )
+    shape = tuple(inputs[0].shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] is None):
+        raise ExportError(
+            f"model {model.name!r}: expected input (batch, time, channels) with known channels, or tokens "
+            f"(batch, time), got {shape}"
+        )
+    return (None, None, *shape[2:]), tf.as_dtype(inputs[0].dtype)
+
+
+def _output_tensor(model: Any, concrete: Any) -> Any:
+    if len(concrete.outputs) != 1:
+        raise ExportError(f"model {model.name!r}: expected one output tensor, got {len(concrete.outputs)}")
+    return concrete.outputs[0]
+
+
+def _output_shape(model: Any) -> list[int | None]:
+    shape = tuple(model.outputs[0].shape)
+    return [None, *([None] if len(shape) == 3 else []), shape[-1]]
+
+
+@contextmanager
+def _quiet_tf2onnx() -> Iterator[None]:
+    # tf2onnx warns that it cannot infer the shape of each marker; the marker's shape is given to it one node later.
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name_ports(model: ir.Model, in_shape: list[int | None], out_shape: list[int | None]) -> None:
+    graph = model.graph
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ExportError(f"conversion gave inputs {[v.name for v in graph.inputs]}; please report this model")
+    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+    for value, name, shape in ((graph.inputs[0], INPUT, in_shape), (graph.outputs[0], OUTPUT, out_shape)):
+        if value.name != name and name in taken:
+            raise ExportError(f"a layer is named {name!r}, which the exported file needs for its port; rename the layer")
+        value.name = name
+        dynamic = iter(("batch", "time"))
+        value.shape = ir.Shape([next(dynamic) if n is None else n for n in shape])
+
+
+def _refuse_foreign_operators(model: ir.Model) -> None:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain not in ("", "ai.onnx") or "Partitioned" in node.op_type:
+            raise ExportError(
+                f"node {node.name!r}: {node.domain or 'TensorFlow'}::{node.op_type} is no ONNX operator; a layer uses "
+                "a TensorFlow operation that tf2onnx cannot convert"
+            )

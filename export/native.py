@@ -1,0 +1,112 @@
+"""Native ONNX operators inside a TensorFlow trace.
+
+tf2onnx converts what TensorFlow traced, and TensorFlow has no operator for "an LSTM over a sequence of any length" or
+"a grouped, dilated, causal 1-D convolution": it has loops and reshapes that tf2onnx must recognise again, which is
+where silent errors come from. ``native_op`` puts a marker into the trace instead (a ``tf.numpy_function`` that is never
+run) and remembers how to write the ONNX nodes that take its place; ``handlers`` gives tf2onnx the translation.
+
+Invariant: a marker is translated by the emitter that it was created with, or the conversion raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tf2onnx import utils
+
+from edgeseq.errors import ExportError
+
+_MARKER = "edgeseq_native_"
+
+Shape = Sequence[int | None]
+
+
+class Emitter:
+    """Writes ONNX nodes into the graph that tf2onnx is building, named after the layer that they stand for."""
+
+    def __init__(self, graph: Any, scope: str) -> None:
+        self._graph = graph
+        self._scope = scope
+
+    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output and return the output's name."""
+        return self.ops(op_type, 1, *inputs, **attributes)[0]
+
+    def ops(self, op_type: str, n_outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with several outputs and return their names. An input "" is an optional one left out."""
+        name = utils.make_name(f"{self._scope}/{op_type}")
+        node = self._graph.make_node(op_type, list(inputs), attr=attributes, output_count=n_outputs, name=name)
+        return list(node.output)
+
+    def constant(self, value: np.ndarray[Any, Any]) -> str:
+        """Add an initializer and return its name."""
+        name = utils.make_name(f"{self._scope}/constant")
+        return str(self._graph.make_const(name, np.ascontiguousarray(value)).output[0])
+
+
+Emit = Callable[[Emitter, list[str]], list[str]]
+
+
+@dataclass
+class NativeOps:
+    """The markers of one conversion and how each becomes ONNX."""
+
+    _emits: list[Emit] = field(default_factory=list)
+
+    def add(self, inputs: Sequence[Any], shapes: Sequence[Shape], emit: Emit) -> list[Any]:
+        """Put a marker into the current TensorFlow trace.
+
+        Args:
+            inputs: TensorFlow tensors that the ONNX nodes read.
+            shapes: the static shape of each output, float32; None for an axis of any size.
+            emit: writes the nodes, given the names of the inputs, and returns the names of the outputs.
+
+        Returns:
+            One TensorFlow tensor for each shape.
+        """
+        name = f"{_MARKER}{len(self._emits)}"
+        self._emits.append(emit)
+        outputs = tf.numpy_function(_never_run, list(inputs), [tf.float32] * len(shapes), stateful=False, name=name)
+        # ensure_shape, unlike set_shape, survives the freezing of the graph; tf2onnx needs the rank.
+        return [tf.ensure_shape(y, list(shape)) for y, shape in zip(_as_list(outputs), shapes, strict=True)]
+
+    def handlers(self) -> dict[str, tuple[Callable[..., None], list[Any]]]:
+        """What ``tf2onnx.convert`` wants as ``custom_op_handlers``."""
+        return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, [])}
+
+    def _translate(self, graph: Any, node: Any, name: str, _args: Any) -> None:
+        found = re.search(rf"{_MARKER}(\d+)$", name)
+        if found is None:
+            raise ExportError(
+                f"node {name!r}: a layer calls Python from inside the graph (tf.numpy_function or tf.py_function), "
+                "which no ONNX file can hold; write it with keras.ops"
+            )
+        old = list(node.output)
+        dtypes, shapes = [graph.get_dtype(o) for o in old], [graph.get_shape(o) for o in old]
+        new = self._emits[int(found.group(1))](Emitter(graph, name[: found.start()].rstrip("/")), list(node.input))
+        graph.remove_node(node.name)
+        for was, now, dtype, shape in zip(old, new, dtypes, shapes, strict=True):
+            graph.replace_all_inputs(was, now)
+            graph.set_dtype(now, dtype)
+            if shape is not None:
+                graph.set_shape(now, shape)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _never_run(*_inputs: Any) -> None:
+    raise AssertionError("an edgeseq marker was executed; it exists only to be converted")
+
+
+def weight(variable: Any) -> np.ndarray[Any, Any]:
+    """The value of a Keras variable or tensor, also while TensorFlow is tracing."""
+    with tf.init_scope():
+        return np.asarray(keras.ops.convert_to_numpy(variable))
