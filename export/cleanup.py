@@ -26,12 +26,20 @@ def clean_up(model: ir.Model) -> None:
     """Simplify the graph in place."""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     _tidy(model)
-    while any([rule(node) for rule in RULES for node in list(model.graph) if node.graph is not None]):
+    while _apply_rules(model.graph):
         _tidy(model)
     passes.RemoveUnusedOpsetsPass()(model)
     for value in [value for node in model.graph for value in node.outputs if value not in model.graph.outputs]:
         value.shape = None  # tf2onnx' own, before rewrites
     passes.ShapeInferencePass()(model)
+
+
+def _apply_rules(graph: ir.Graph) -> bool:
+    applied = False
+    for rule in RULES:
+        for node in list(graph):
+            applied |= node.graph is not None and rule(node)
+    return applied
 
 
 def _tidy(model: ir.Model) -> None:

@@ -36,7 +36,7 @@ def to_onnx(model: Any) -> ir.Model:
         ExportError: the model cannot be converted right; the message says why and what to do.
     """
     shape, dtype = _signature(model)
-    with lowered() as native, _quiet_tf2onnx(), tf.device("/cpu:0"):
+    with lowered() as native, _quiet(), tf.device("/cpu:0"):
         traced = tf.function(lambda x: model(x, training=False), autograph=False)
         concrete = traced.get_concrete_function(tf.TensorSpec(shape, dtype, name=INPUT))
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
@@ -50,7 +50,7 @@ def to_onnx(model: Any) -> ir.Model:
             opset=OPSET,
             custom_op_handlers=native.handlers(),
         )
-    graph_model = ir.from_proto(proto)
+    graph_model: ir.Model = ir.from_proto(proto)
     _name_ports(graph_model, list(shape), _output_shape(model))
     clean_up(graph_model)
     _refuse_foreign_operators(graph_model)
@@ -95,15 +95,18 @@ def _output_shape(model: Any) -> list[int | None]:
 
 
 @contextmanager
-def _quiet_tf2onnx() -> Iterator[None]:
-    # tf2onnx warns that it cannot infer the shape of each marker; the marker's shape is given to it one node later.
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet() -> Iterator[None]:
+    # tf2onnx warns that it cannot infer the shape of each marker (it is given one node later) and that the TensorFlow
+    # function it freezes graphs with is old. Errors still show.
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _name_ports(model: ir.Model, in_shape: list[int | None], out_shape: list[int | None]) -> None:
@@ -113,7 +116,9 @@ def _name_ports(model: ir.Model, in_shape: list[int | None], out_shape: list[int
     taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
     for value, name, shape in ((graph.inputs[0], INPUT, in_shape), (graph.outputs[0], OUTPUT, out_shape)):
         if value.name != name and name in taken:
-            raise ExportError(f"a layer is named {name!r}, which the exported file needs for its port; rename the layer")
+            raise ExportError(
+                f"a layer is named {name!r}, which the exported file needs for its port; rename the layer"
+            )
         value.name = name
         dynamic = iter(("batch", "time"))
         value.shape = ir.Shape([next(dynamic) if n is None else n for n in shape])

@@ -175,7 +175,7 @@ def _padding(layer: Any) -> dict[str, Any]:
 
 
 @lowers(keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
-def _recurrent(
+def _recurrent(  # noqa: PLR0917  Keras' own signature
     native: NativeOps,
     layer: Any,
     sequences: Any,
@@ -192,7 +192,7 @@ def _recurrent(
 
 
 @lowers(keras.layers.Bidirectional)
-def _bidirectional(
+def _bidirectional(  # noqa: PLR0917  Keras' own signature
     native: NativeOps,
     layer: Any,
     sequences: Any,

@@ -68,7 +68,9 @@ def one_direction(native: NativeOps, layer: Any, x: Any, initial_state: Any, mas
         states = [onnx.op("Squeeze", s, _axis(onnx, 0)) for s in last[: _states_returned(layer)]]
         return [out, *states]
 
-    outputs = _run(native, [layer], x, _states_given(initial_state), mask, shapes, finish)
+    outputs = _run(
+        native, [layer], x, initial_state=_states_given(initial_state), mask=mask, shapes=shapes, finish=finish
+    )
     return tuple(outputs) if layer.return_state else outputs[0]
 
 
@@ -98,7 +100,7 @@ def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, m
             merged = [onnx.op(reduce, source, _axis(onnx, axis), keepdims=0)]
         return [onnx.op("Transpose", m, perm=batch_first) for m in merged] if axis else merged
 
-    outputs = _run(native, [forward, backward], x, [], mask, shapes, finish)
+    outputs = _run(native, [forward, backward], x, initial_state=[], mask=mask, shapes=shapes, finish=finish)
     return tuple(outputs) if layer.merge_mode is None else outputs[0]
 
 
@@ -127,6 +129,7 @@ def _run(
     native: NativeOps,
     layers: Sequence[Any],
     x: Any,
+    *,
     initial_state: Sequence[Any],
     mask: Any,
     shapes: Sequence[Any],
@@ -187,8 +190,8 @@ def _attributes(kind: _Kind, layers: Sequence[Any]) -> dict[str, Any]:
     if kind.op_type == "GRU":
         if len({cell.reset_after for cell in cells}) > 1:
             raise UnsupportedLayerError(
-                f"layer {layers[0].name!r}: the forward GRU has reset_after={cells[0].reset_after} and the backward one "
-                f"{cells[1].reset_after}; ONNX has one setting for both"
+                f"layer {layers[0].name!r}: reset_after is {cells[0].reset_after} forward and {cells[1].reset_after} "
+                "backward; an ONNX GRU has one setting for both"
             )
         attributes["linear_before_reset"] = int(cells[0].reset_after)
     return attributes

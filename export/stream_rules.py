@@ -156,7 +156,9 @@ def _with_history(step: StepGraph, x: ir.Value, reach: int, channels: int) -> ir
 def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x = _first(node, arguments)
     if node.attributes.get_string("direction", "forward") != "forward":
-        raise refuse(node, "its backward half starts at the end of the sequence", "train a causal model, or run offline")
+        raise refuse(
+            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
+        )
     if any(argument is not None for argument in arguments[4:]):
         raise refuse(node, "it has a mask or an initial state", "export without mask_zero, Masking and initial_state")
     if x.axis != 0 or x.offline is not TimeAxis.FULL:
@@ -236,7 +238,9 @@ def _running_max(step: StepGraph, x: Timed, shape: list[int]) -> ir.Value:
     before, row = ir.val("before"), ir.val("row")
     now = ir.node("Max", [before, row])
     out = ir.node("Identity", now.outputs)
-    last, rows = _scan(step, x, [highest], ([before], row), [now, out], [now.outputs[0], out.outputs[0]])
+    last, rows = _scan(
+        step, x, [highest], inputs=[before, row], body=[now, out], results=[now.outputs[0], out.outputs[0]]
+    )
     step.carry(highest, last[0])
     return rows
 
@@ -254,7 +258,7 @@ def _running_mean(step: StepGraph, x: Timed, shape: list[int]) -> ir.Value:
     narrow = ir.node("Cast", mean.outputs, attributes={"to": ir.DataType.FLOAT})
     body = [wide, sum_, n, mean, narrow]
     results = [sum_.outputs[0], n.outputs[0], narrow.outputs[0]]
-    last, rows = _scan(step, x, [total, count], ([before, counted], row), body, results)
+    last, rows = _scan(step, x, [total, count], inputs=[before, counted, row], body=body, results=results)
     step.carry(total, last[0])
     step.carry(count, last[1])
     return rows
@@ -264,17 +268,18 @@ def _scan(
     step: StepGraph,
     x: Timed,
     states: list[ir.Value],
-    inputs: tuple[list[ir.Value], ir.Value],
+    *,
+    inputs: list[ir.Value],
     body: list[ir.Node],
     results: list[ir.Value],
 ) -> tuple[Sequence[ir.Value], ir.Value]:
     """ONNX Scan over time: the same arithmetic, in the same order, for a step and for a chunk."""
-    for value, state in zip(inputs[0], states, strict=True):
+    for value, state in zip(inputs, states, strict=False):
         value.type, value.shape = state.type, state.shape
-    inputs[1].type = ir.TensorType(ir.DataType.FLOAT)
-    for result, like in zip(results, [*inputs[0], inputs[1]], strict=True):
+    inputs[-1].type = ir.TensorType(ir.DataType.FLOAT)
+    for result, like in zip(results, inputs, strict=True):
         result.type = like.type
-    graph = ir.Graph([*inputs[0], inputs[1]], results, nodes=body, name="running", opset_imports={"": 18})
+    graph = ir.Graph(inputs, results, nodes=body, name="running", opset_imports={"": 18})
     outputs = step.ops(
         "Scan",
         len(results),
@@ -308,7 +313,9 @@ def _constant_along_time(node: ir.Node, value: ir.Value, x: Timed) -> None:
         raise refuse(node, "the shape of a constant is unknown", "give it as an initializer")
     for axis, size in enumerate(value.shape, start=x.rank - len(value.shape)):
         if size != 1 and (axis == x.axis if not x.gone else axis < x.axis):
-            raise refuse(node, f"a constant of shape {list(value.shape)} varies along time", "a stream has no fixed length")
+            raise refuse(
+                node, f"a constant of shape {list(value.shape)} varies along time", "a stream has no fixed length"
+            )
 
 
 def _farthest(timed: Sequence[Timed]) -> int | None:

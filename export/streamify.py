@@ -61,7 +61,9 @@ def _write(step: StepGraph, node: ir.Node, known: dict[ir.Value, Timed | ir.Valu
         return
     rule = RULES.get(node.op_type) if node.domain == "" else None
     if rule is None:
-        raise refuse(node, "no streaming rule is known for this operator", "see docs/streaming.md for those that stream")
+        raise refuse(
+            node, "no streaming rule is known for this operator", "see docs/streaming.md for those that stream"
+        )
     for value, timed in zip(node.outputs, rule(step, node, arguments), strict=False):
         if timed is not None and (value.is_graph_output() or list(value.uses())):
             if value.shape is None:
@@ -69,7 +71,9 @@ def _write(step: StepGraph, node: ir.Node, known: dict[ir.Value, Timed | ir.Valu
             known[value] = replace(timed, rank=len(value.shape))
 
 
-def _argument(step: StepGraph, node: ir.Node, value: ir.Value | None, known: dict[ir.Value, Timed | ir.Value]) -> Argument:
+def _argument(
+    step: StepGraph, node: ir.Node, value: ir.Value | None, known: dict[ir.Value, Timed | ir.Value]
+) -> Argument:
     if value is None or value in known:
         return None if value is None else known[value]
     fixed = constant(value)

@@ -1,0 +1,100 @@
+"""What a model accepts: strict checks of samples and chunks.
+
+A sample is (C,), a chunk (T, C); for a model of tokens a sample is a scalar and a chunk (T,). The dtype is the model's
+own. Nothing is cast, padded or repaired: anything else is a named error that says where, expected, got and fix.
+Non-finite values are refused because ONNX Runtime's CPU LSTM turns NaN into finite, plausible numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from edgeseq.errors import DTypeError, InputError, NonFiniteError, ShapeError
+from edgeseq.model_file import Port
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class InputCheck:
+    """Checks the inputs of one model.
+
+    Example:
+        >>> check = InputCheck(Port("input", "float32", (3,)))
+        >>> check.sample(np.zeros(3), "stream 'pump-7', sample 812")
+        Traceback (most recent call last):
+        edgeseq.errors.DTypeError: stream 'pump-7', sample 812: expected float32 (3,), got float64 (3,); cast with \
+x.astype(np.float32)
+    """
+
+    def __init__(self, port: Port) -> None:
+        self._shape = port.shape
+        self._dtype = np.dtype(port.dtype)
+        self._is_token = port.shape == ()
+
+    def sample(self, x: Any, where: object) -> Array:
+        """Return ``x`` if it is one sample, (C,) or a scalar token; raise an ``InputError`` otherwise."""
+        if self._is_token and type(x) is int:  # a Python int has no dtype to be wrong
+            x = self._token(x, where)
+        elif isinstance(x, np.generic):
+            x = np.asarray(x)
+        self._same_kind(x, self._shape, where)
+        self._values(x, where, first=None)
+        return x  # type: ignore[no-any-return]
+
+    def chunk(self, x: Any, where: object) -> Array:
+        """Return ``x`` if it is a chunk, (T, C) or tokens (T,), with T >= 0; raise an ``InputError`` otherwise."""
+        length = x.shape[0] if isinstance(x, np.ndarray) and x.ndim == len(self._shape) + 1 else "T"
+        self._same_kind(x, (length, *self._shape), where)
+        self._values(x, where, first=0)
+        return x  # type: ignore[no-any-return]
+
+    def _token(self, x: int, where: object) -> Array:
+        limits = np.iinfo(self._dtype)
+        if not 0 <= x <= limits.max:
+            raise InputError(
+                f"{where}: expected a token from 0 to {limits.max}, got {x}; map it to the vocabulary first"
+            )
+        return np.array(x, self._dtype)
+
+    def _same_kind(self, x: Any, shape: tuple[int | str, ...], where: object) -> None:
+        if isinstance(x, np.ndarray) and x.dtype == self._dtype and x.shape == shape:
+            return
+        expected = f"{self._dtype.name} ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        if not isinstance(x, np.ndarray):
+            raise DTypeError(
+                f"{where}: expected a numpy array {expected}, got {type(x).__name__}; "
+                f"convert with np.asarray(x, dtype=np.{self._dtype.name})"
+            )
+        got = f"{x.dtype.name} {x.shape}"
+        if x.dtype != self._dtype:
+            raise DTypeError(f"{where}: expected {expected}, got {got}; cast with x.astype(np.{self._dtype.name})")
+        raise ShapeError(f"{where}: expected {expected}, got {got}; {_advice(x, self._shape, len(shape))}")
+
+    def _values(self, x: Array, where: object, *, first: int | None) -> None:
+        if self._dtype.kind != "f":
+            if x.size and x.min() < 0:
+                raise InputError(
+                    f"{where}: expected tokens of 0 or more, got {x.min()}; map them to the vocabulary first"
+                )
+            return
+        # One pass without temporaries: the sum of squares is finite unless a value is not, or is huge.
+        if math.isfinite(np.vdot(x, x)) or np.isfinite(x).all():
+            return
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        place = f"channel {at[-1]}" if first is None else f"row {at[0]}, channel {at[-1]}"
+        raise NonFiniteError(
+            f"{where}: expected finite values, got {x[at]} at {place}; repair or drop it before the model"
+        )
+
+
+def _advice(x: Array, sample: tuple[int, ...], expected_ndim: int) -> str:
+    if expected_ndim == len(sample) and x.ndim == expected_ndim + 1:
+        return "use push() for a chunk of samples"
+    if expected_ndim == len(sample) + 1 and x.shape == sample:
+        return "use step() for one sample"
+    if x.ndim == expected_ndim + 1 and x.shape[0] == 1:
+        return "drop the batch axis with x[0]: a stream is one sequence"
+    return "the last axis holds the model's channels"

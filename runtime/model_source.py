@@ -1,0 +1,92 @@
+"""Opening a model file: read it, check it against what it says of itself, and make the ONNX Runtime session.
+
+Invariant: what leaves here has an intact graph (its hash is the one in its description) whose inputs and outputs are
+those that the description names. Sessions run on one thread without spinning: small models are slower on two, and idle
+workers would burn the processor.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from edgeseq.errors import ModelFileError, ModelNotFoundError
+from edgeseq.model_file import METADATA_KEY, Description, Kind, graph_sha256
+
+_TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int32": "tensor(int32)", "int64": "tensor(int64)"}
+_OTHER_LOADER: dict[Kind, str] = {"stream": "load()", "offline": "load_offline()"}
+
+
+def open_model(path: str | os.PathLike[str], kind: Kind) -> tuple[Description, Any]:
+    """Read a model file of this kind; returns its description and an ``ort.InferenceSession``.
+
+    Raises:
+        ModelNotFoundError: there is no such file (also a ``FileNotFoundError``).
+        ModelFileError: the file is damaged, was not written by edgeseq, is of the other kind, or of a newer format.
+    """
+    where = os.fspath(path)
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(
+            f"no model file at {where!r}; check the path, or make one with edgeseq export MODEL.keras -o DIR"
+        ) from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read {where!r}: {error.strerror}") from error
+    try:
+        found = graph_sha256(data)
+        ort_session = ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
+    except ModelFileError as error:
+        raise ModelFileError(f"{where!r}: {error}") from error
+    except Exception as error:  # ORT's exception classes have no public common base
+        raise ModelFileError(f"{where!r}: ONNX Runtime cannot open it: {_first_line(error)}") from error
+    text = ort_session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelFileError(f"{where!r}: no edgeseq description in it; export the model with edgeseq.export")
+    try:
+        description = Description.from_json(text)
+    except ModelFileError as error:
+        raise ModelFileError(f"{where!r}: {error}") from error
+    _check(where, description, kind, found, ort_session)
+    return description, ort_session
+
+
+def _options() -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _check(where: str, description: Description, kind: Kind, found: str, ort_session: Any) -> None:
+    if description.kind != kind:
+        raise ModelFileError(
+            f"{where!r}: expected a model of kind {kind!r}, got {description.kind!r}; "
+            f"open it with {_OTHER_LOADER[description.kind]}"
+        )
+    if description.graph_sha256 != found:
+        raise ModelFileError(
+            f"{where!r}: the graph's hash is {found[:12]}..., its description says {description.graph_sha256[:12]}...; "
+            "the file was changed after its export, export it again"
+        )
+    inputs = {description.input.name: _TYPES[description.input.dtype]}
+    inputs |= {state.input: _TYPES[state.dtype] for state in description.state}
+    outputs = {description.output.name: _TYPES[description.output.dtype]}
+    outputs |= {state.output: _TYPES[state.dtype] for state in description.state}
+    for what, expected, nodes in (
+        ("inputs", inputs, ort_session.get_inputs()),
+        ("outputs", outputs, ort_session.get_outputs()),
+    ):
+        got = {node.name: node.type for node in nodes}
+        if got != expected:
+            raise ModelFileError(f"{where!r}: its description names the {what} {expected}, its graph has {got}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
