@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tf2onnx import utils
@@ -109,4 +108,5 @@ def _never_run(*_inputs: Any) -> None:
 def weight(variable: Any) -> np.ndarray[Any, Any]:
     """The value of a Keras variable or tensor, also while TensorFlow is tracing."""
     with tf.init_scope():
-        return np.asarray(keras.ops.convert_to_numpy(variable))
+        value: np.ndarray[Any, Any] = tf.convert_to_tensor(variable).numpy()
+        return value

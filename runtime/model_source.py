@@ -17,7 +17,7 @@ from edgeseq.errors import ModelFileError, ModelNotFoundError
 from edgeseq.model_file import METADATA_KEY, Description, Kind, graph_sha256
 
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int32": "tensor(int32)", "int64": "tensor(int64)"}
-_OTHER_LOADER: dict[Kind, str] = {"stream": "load()", "offline": "load_offline()"}
+_LOADERS: dict[Kind, str] = {"stream": "load()", "offline": "load_offline()"}
 
 
 def open_model(path: str | os.PathLike[str], kind: Kind) -> tuple[Description, Any]:
@@ -27,6 +27,21 @@ def open_model(path: str | os.PathLike[str], kind: Kind) -> tuple[Description, A
         ModelNotFoundError: there is no such file (also a ``FileNotFoundError``).
         ModelFileError: the file is damaged, was not written by edgeseq, is of the other kind, or of a newer format.
     """
+    description, ort_session = _open(path)
+    if description.kind != kind:
+        raise ModelFileError(
+            f"{os.fspath(path)!r}: expected a model of kind {kind!r}, got {description.kind!r}; "
+            f"open it with {_LOADERS[description.kind]}"
+        )
+    return description, ort_session
+
+
+def describe(path: str | os.PathLike[str]) -> Description:
+    """What a model file of either kind says of itself, after the same checks as ``open_model``."""
+    return _open(path)[0]
+
+
+def _open(path: str | os.PathLike[str]) -> tuple[Description, Any]:
     where = os.fspath(path)
     try:
         data = Path(path).read_bytes()
@@ -38,20 +53,23 @@ def open_model(path: str | os.PathLike[str], kind: Kind) -> tuple[Description, A
         raise ModelFileError(f"cannot read {where!r}: {error.strerror}") from error
     try:
         found = graph_sha256(data)
-        ort_session = ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
-    except ModelFileError as error:
-        raise ModelFileError(f"{where!r}: {error}") from error
-    except Exception as error:  # ORT's exception classes have no public common base
-        raise ModelFileError(f"{where!r}: ONNX Runtime cannot open it: {_first_line(error)}") from error
-    text = ort_session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ModelFileError(f"{where!r}: no edgeseq description in it; export the model with edgeseq.export")
-    try:
+        ort_session = _session(data)
+        text = ort_session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise ModelFileError("no edgeseq description in it; export the model with edgeseq.export")
         description = Description.from_json(text)
+        _check(description, found, ort_session)
     except ModelFileError as error:
         raise ModelFileError(f"{where!r}: {error}") from error
-    _check(where, description, kind, found, ort_session)
     return description, ort_session
+
+
+def _session(data: bytes) -> Any:
+    try:
+        return ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT's exception classes have no public common base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFileError(f"ONNX Runtime cannot open it: {reason}") from error
 
 
 def _options() -> Any:
@@ -64,15 +82,10 @@ def _options() -> Any:
     return options
 
 
-def _check(where: str, description: Description, kind: Kind, found: str, ort_session: Any) -> None:
-    if description.kind != kind:
-        raise ModelFileError(
-            f"{where!r}: expected a model of kind {kind!r}, got {description.kind!r}; "
-            f"open it with {_OTHER_LOADER[description.kind]}"
-        )
+def _check(description: Description, found: str, ort_session: Any) -> None:
     if description.graph_sha256 != found:
         raise ModelFileError(
-            f"{where!r}: the graph's hash is {found[:12]}..., its description says {description.graph_sha256[:12]}...; "
+            f"the graph's hash is {found[:12]}..., its description says {description.graph_sha256[:12]}...; "
             "the file was changed after its export, export it again"
         )
     inputs = {description.input.name: _TYPES[description.input.dtype]}
@@ -85,8 +98,4 @@ def _check(where: str, description: Description, kind: Kind, found: str, ort_ses
     ):
         got = {node.name: node.type for node in nodes}
         if got != expected:
-            raise ModelFileError(f"{where!r}: its description names the {what} {expected}, its graph has {got}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelFileError(f"its description names the {what} {expected}, its graph has {got}")

@@ -1,0 +1,23 @@
+"""``python -m edgeseq`` and the ``edgeseq`` command: starts the command line, or says what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line. Exit status 1 after an error of edgeseq's own, whose message goes to stderr."""
+    try:
+        from edgeseq.cli import app
+    except ImportError as error:
+        sys.exit(f'edgeseq: the command line needs {error.name!r}; install it with pip install "edgeseq[cli]"')
+    from edgeseq.errors import EdgeseqError
+
+    try:
+        app()
+    except EdgeseqError as error:
+        sys.exit(f"edgeseq: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The command line: a thin shell over the Python functions of the same names.
+
+Heavy packages are imported by the command that needs them, so that ``edgeseq info`` works where only the runtime is
+installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+import edgeseq
+from edgeseq.errors import ConfigError, ExportError, MissingDependencyError
+
+app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
+
+
+@app.command
+def train(
+    architecture: Literal["tcn", "bilstm"],
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    data: str = "watch",
+    held_out: Annotated[Sequence[int], Parameter(consume_multiple=True)] = (8, 9, 10),
+    epochs: int | None = None,
+    seed: int = 0,
+    mixed_precision: bool = False,
+) -> None:
+    """Train a tagger on labelled sessions and write OUT.keras and OUT.json.
+
+    Args:
+        architecture: "tcn" streams; "bilstm" sees the future and runs offline.
+        out: the model file to write, ending in .keras.
+        data: "watch", the smartwatch recordings of seglearn, or an .npz file written by Sessions.save.
+        held_out: groups (subjects) that are only scored.
+        epochs: most epochs, instead of the recipe's.
+        seed: of the splices, the weights and the windows.
+        mixed_precision: compute in 16 bits; the saved model is float32 all the same.
+    """
+    _quiet_tensorflow()
+    with _needs("train", "demos"):
+        from edgeseq.sessions import Sessions
+        from edgeseq.train import train_tagger
+        from edgeseq.watch import load_recordings, splice
+    sessions = splice(load_recordings(), seed=seed) if data == "watch" else Sessions.load(data)
+    report = train_tagger(
+        architecture, sessions, out, held_out=held_out, epochs=epochs, seed=seed, mixed_precision=mixed_precision
+    )
+    _table(
+        f"{out}",
+        {
+            "frame accuracy, held-out groups": f"{report.frame_accuracy:.3f}",
+            "majority-class rate there": f"{report.majority_rate:.3f}",
+            "epochs": str(report.epochs_run),
+            "training": f"{report.train_s:.0f} s on {report.device} ({report.backend})",
+        },
+    )
+
+
+@app.command
+def export(
+    model: Path,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path(),
+    name: str | None = None,
+    imports: Annotated[Sequence[str], Parameter(name="--import", consume_multiple=True)] = (),
+) -> None:
+    """Export MODEL.keras to NAME.onnx and, where it streams exactly, NAME.stream.onnx.
+
+    Names of features and labels and the sample rate come from MODEL.json beside it, as `edgeseq train` writes it.
+
+    Args:
+        model: a model saved by Keras 3.
+        out: the folder for the files.
+        name: of the files; the model file's own name by default.
+        imports: modules that register layers of your own with keras.saving.register_keras_serializable.
+    """
+    _quiet_tensorflow()
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # what tf2onnx converts; the model may come from any backend
+    with _needs("train"):
+        from edgeseq.export import export_model
+    for module in ("edgeseq.tcn", *imports):
+        import_module(module)
+    report = export_model(_load_keras(model), out, name=name or model.stem, **_names_beside(model))
+    seen = report.verification
+    rows = {
+        "offline": f"{report.offline} ({report.n_nodes} nodes)",
+        "Keras and offline differ by": f"{seen.offline:.1e} of the output's scale, {seen.n_sequences} sequences",
+    }
+    if report.stream is None:
+        rows["no step graph"] = str(report.not_streamable)
+    else:
+        rows["stream"] = f"{report.stream} ({report.n_stream_nodes} nodes)"
+        rows["offline and stream differ by"] = f"{seen.stream:.1e} of the output's scale"
+    _table(report.offline.stem, rows)
+
+
+@app.command
+def info(model: Path) -> None:
+    """Print what a model file says of itself.
+
+    Args:
+        model: NAME.onnx or NAME.stream.onnx.
+    """
+    from edgeseq.runtime.model_source import describe
+
+    d = describe(model)
+    past, future = ("all" if n is None else str(n) for n in d.receptive_field)
+    rows = {
+        "kind": f"{d.kind}, law {d.law!r}" if d.kind == "stream" else d.kind,
+        "input": f"{d.input.name} {d.input.dtype} {d.input.shape} a sample",
+        "output": f"{d.output.name} {d.output.dtype} {d.output.shape} a {'sample' if d.per_step else 'sequence'}",
+        "features": ", ".join(d.feature_names or ["(not named)"]),
+        "labels": ", ".join(d.label_names or ["(not named)"]),
+        "sample rate": f"{d.rate_hz:g} Hz" if d.rate_hz else "(not given)",
+        "graph": d.graph_sha256,
+    }
+    if d.kind == "stream":
+        rows["receptive field"] = f"{past} past, {future} future steps"
+        rows["lookahead, hop"] = f"{d.lookahead}, {d.hop} steps"
+        rows["state"] = f"{len(d.state)} arrays"
+    _table(d.name, rows)
+
+
+def _load_keras(path: Path) -> Any:
+    import keras
+
+    if not path.is_file():
+        raise ExportError(f"no Keras model at {str(path)!r}; check the path")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"Keras cannot load {str(path)!r}: {str(error).splitlines()[0]}; "
+            "if it holds layers of your own, name their module with --import"
+        ) from error
+
+
+def _names_beside(model: Path) -> dict[str, Any]:
+    beside = model.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        written = json.loads(beside.read_text(encoding="utf-8"))
+        return {key: written[key] for key in ("feature_names", "label_names", "rate_hz")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{str(beside)!r}: expected JSON with feature_names, label_names and rate_hz ({error!r}); "
+            "mend it, or move it away to export without names"
+        ) from error
+
+
+class _needs:  # noqa: N801  reads as a statement: with _needs("train")
+    """Turns a missing package into the extra that brings it."""
+
+    def __init__(self, *extras: str) -> None:
+        self._extras = ",".join(extras)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            raise MissingDependencyError(
+                f'this command needs the package {error.name!r}; install it with pip install "edgeseq[{self._extras}]"'
+            ) from error
+
+
+def _quiet_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _table(title: str, rows: dict[str, str]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        table.add_row(key, value)
+    Console().print(table)
