@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from edgeseq import export, runtime
     from edgeseq.builders import bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagger
     from edgeseq.tcn import TCN
+    from edgeseq.time_distributed import TimeDistributed
 
 __version__ = "0.1.0"
 
 __all__ = [
     "TCN",
+    "TimeDistributed",
     "__version__",
     "bilstm_tagger",
     "bilstm_text_tagger",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOME = {
     "TCN": "edgeseq.tcn",
+    "TimeDistributed": "edgeseq.time_distributed",
     "tcn_tagger": "edgeseq.builders",
     "tcn_classifier": "edgeseq.builders",
     "bilstm_tagger": "edgeseq.builders",

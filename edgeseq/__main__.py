@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 
-def main() -> None:
-    """Run the command line. Exit status 1 after an error of edgeseq's own, whose message goes to stderr."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line on these arguments, or on the process's own.
+
+    Exit status 1 after an error of edgeseq's own; its message goes to stderr.
+    """
     try:
         from edgeseq.cli import app
     except ImportError as error:
@@ -14,7 +18,7 @@ def main() -> None:
     from edgeseq.errors import EdgeseqError
 
     try:
-        app()
+        app(sys.argv[1:] if arguments is None else arguments)
     except EdgeseqError as error:
         sys.exit(f"edgeseq: {error}")
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import onnx
 import onnx_ir as ir
 import tensorflow as tf
 import tf2onnx
@@ -50,6 +51,8 @@ def to_onnx(model: Any) -> ir.Model:
             opset=OPSET,
             custom_op_handlers=native.handlers(),
         )
+    if native.failures:
+        raise native.failures[0]
     graph_model: ir.Model = ir.from_proto(proto)
     _name_ports(graph_model, list(shape), _output_shape(model))
     clean_up(graph_model)
@@ -97,11 +100,11 @@ def _output_shape(model: Any) -> list[int | None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     # tf2onnx warns that it cannot infer the shape of each marker (it is given one node later) and that the TensorFlow
-    # function it freezes graphs with is old. Errors still show.
+    # function it freezes graphs with is old. Its errors are raised by _refuse_foreign_operators.
     loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -125,9 +128,10 @@ def _name_ports(model: ir.Model, in_shape: list[int | None], out_shape: list[int
 
 
 def _refuse_foreign_operators(model: ir.Model) -> None:
+    # tf2onnx logs what it cannot convert, leaves it in, and returns.
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain not in ("", "ai.onnx") or "Partitioned" in node.op_type:
+        if not onnx.defs.has(node.op_type, node.domain):
             raise ExportError(
-                f"node {node.name!r}: {node.domain or 'TensorFlow'}::{node.op_type} is no ONNX operator; a layer uses "
-                "a TensorFlow operation that tf2onnx cannot convert"
+                f"node {node.name!r}: {node.op_type} is no ONNX operator; tf2onnx cannot convert this TensorFlow "
+                "operation. Give its layer a lowering with edgeseq.export.lowers, or use another layer"
             )

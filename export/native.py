@@ -56,6 +56,9 @@ Emit = Callable[[Emitter, list[str]], list[str]]
 class NativeOps:
     """The markers of one conversion and how each becomes ONNX."""
 
+    failures: list[Exception] = field(default_factory=list)
+    """What went wrong in a translation: tf2onnx logs an exception and goes on, so the caller must look here."""
+
     _emits: list[Emit] = field(default_factory=list)
 
     def add(self, inputs: Sequence[Any], shapes: Sequence[Shape], emit: Emit) -> list[Any]:
@@ -80,6 +83,13 @@ class NativeOps:
         return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, [])}
 
     def _translate(self, graph: Any, node: Any, name: str, _args: Any) -> None:
+        try:
+            self._replace(graph, node, name)
+        except Exception as error:
+            self.failures.append(error)
+            raise
+
+    def _replace(self, graph: Any, node: Any, name: str) -> None:
         found = re.search(rf"{_MARKER}(\d+)$", name)
         if found is None:
             raise ExportError(
@@ -88,7 +98,8 @@ class NativeOps:
             )
         old = list(node.output)
         dtypes, shapes = [graph.get_dtype(o) for o in old], [graph.get_shape(o) for o in old]
-        new = self._emits[int(found.group(1))](Emitter(graph, name[: found.start()].rstrip("/")), list(node.input))
+        emitter = Emitter(graph, name[: found.start()].rstrip("/"))
+        new = self._emits[int(found.group(1))](emitter, list(node.input))
         graph.remove_node(node.name)
         for was, now, dtype, shape in zip(old, new, dtypes, shapes, strict=True):
             graph.replace_all_inputs(was, now)

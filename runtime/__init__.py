@@ -10,8 +10,32 @@ immutable and may be shared; a ``Stream`` is one sensor's state. Nothing here im
 tf2onnx.
 """
 
+from edgeseq.errors import (
+    DTypeError,
+    EdgeseqError,
+    InputError,
+    ModelFileError,
+    ModelNotFoundError,
+    NonFiniteError,
+    ShapeError,
+    StreamEndedError,
+)
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
 from edgeseq.runtime.stream import Stream
 
-__all__ = ["Model", "OfflineModel", "Stream", "load", "load_offline"]
+__all__ = [
+    "DTypeError",
+    "EdgeseqError",
+    "InputError",
+    "Model",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "NonFiniteError",
+    "OfflineModel",
+    "ShapeError",
+    "Stream",
+    "StreamEndedError",
+    "load",
+    "load_offline",
+]

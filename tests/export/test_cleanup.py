@@ -1,0 +1,135 @@
+"""Each clean-up rule on a small graph: it fires, and the numbers stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeseq.export.cleanup import clean_up
+
+
+def parse(body: str, **constants: np.ndarray[Any, Any]) -> ir.Model:
+    model = ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[batch, time, 3] input) => (float output) {{ {body} }}"""
+    )
+    model.graph.outputs[0].shape = None
+    for name, array in constants.items():
+        value = next(v for node in model.graph for v in node.inputs if v is not None and v.name == name)
+        value.const_value = ir.tensor(array, name=name)
+        model.graph.register_initializer(value)
+    return model
+
+
+def run(model: ir.Model, x: np.ndarray[Any, Any]) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = ir.to_proto(model).SerializeToString()
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, {"input": x})[0]
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+RNG = np.random.default_rng(0)
+ROW = RNG.normal(size=3).astype(np.float32)
+KERNEL = RNG.normal(size=(4, 3, 2)).astype(np.float32)
+BIAS = RNG.normal(size=4).astype(np.float32)
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
+    "transposes cancel": (
+        "a = Transpose<perm=[0,2,1]>(input) b = Transpose<perm=[0,2,1]>(a) output = Relu(b)",
+        {},
+        {"Relu": 1},
+    ),
+    "transposes merge": (
+        "a = Transpose<perm=[1,0,2]>(input) b = Transpose<perm=[0,2,1]>(a) output = Relu(b)",
+        {},
+        {"Transpose": 1, "Relu": 1},
+    ),
+    "transposes sink below arithmetic with a constant": (
+        "a = Transpose<perm=[0,2,1]>(input) b = Relu(a) c = Transpose<perm=[0,2,1]>(b) output = Add(c, ROW)",
+        {"ROW": ROW},
+        {"Relu": 1, "Add": 1},
+    ),
+    "a constant is turned with its transpose": (
+        "a = Transpose<perm=[0,2,1]>(input) b = Mul(a, COLUMN) output = Transpose<perm=[0,2,1]>(b)",
+        {"COLUMN": ROW[:, None]},
+        {"Mul": 1},
+    ),
+    "relu of a sum of relus": (
+        "a = Relu(input) b = Relu(a) c = Add(a, b) d = Relu(c) output = Sub(d, ROW)",
+        {"ROW": ROW},
+        {"Relu": 1, "Add": 1, "Sub": 1},
+    ),
+    "relu of a difference stays": (
+        "a = Relu(input) b = Sub(a, ROW) c = Relu(b) output = Neg(c)",
+        {"ROW": ROW},
+        {"Relu": 2, "Sub": 1, "Neg": 1},
+    ),
+    "scale and shift fold into a convolution": (
+        "t = Transpose<perm=[0,2,1]>(input) c = Conv<pads=[1,0]>(t, KERNEL, BIAS) m = Mul(c, FACTOR) "
+        "a = Add(SHIFT, m) output = Neg(a)",
+        {"KERNEL": KERNEL, "BIAS": BIAS, "FACTOR": BIAS[:, None] + 2, "SHIFT": np.array([0.5], np.float32)},
+        {"Transpose": 1, "Conv": 1, "Neg": 1},
+    ),
+    "a convolution that others read is left": (
+        "t = Transpose<perm=[0,2,1]>(input) c = Conv(t, KERNEL, BIAS) m = Mul(c, FACTOR) output = Sub(m, c)",
+        {"KERNEL": KERNEL[:, :, :1], "BIAS": BIAS, "FACTOR": BIAS[:, None]},
+        {"Transpose": 1, "Conv": 1, "Mul": 1, "Sub": 1},
+    ),
+    "chains of sums": (
+        "a = Exp(input) b = Neg(input) c = Add(a, b) d = Add(c, input) output = Add(d, a)",
+        {},
+        {"Exp": 1, "Neg": 1, "Sum": 1},
+    ),
+    "a sum that others read stays": (
+        "a = Exp(input) c = Add(a, input) d = Add(c, a) output = Mul(d, c)",
+        {},
+        {"Exp": 1, "Add": 2, "Mul": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rule_fires_and_keeps_the_numbers(case: str) -> None:
+    body, constants, expected = CASES[case]
+    x = RNG.normal(size=(2, 5, 3)).astype(np.float32)
+    before = run(parse(body, **constants), x)
+    model = parse(body, **constants)
+    clean_up(model)
+    assert operators(model) == expected
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(["relu", "neg", "swap", "turn", "row", "self", "first"]), min_size=1, max_size=12))
+def test_random_chains_keep_the_numbers(steps: list[str]) -> None:
+    lines = {
+        "relu": "Relu({0})",
+        "neg": "Neg({0})",
+        "swap": "Transpose<perm=[0,2,1]>({0})",
+        "turn": "Transpose<perm=[1,2,0]>({0})",
+        "row": "Add({0}, NUMBER)",
+        "self": "Add({0}, {0})",
+        "first": "Max({0}, {1})",
+    }
+    body, names = "", ["input"]
+    for i, step in enumerate(steps):
+        body += f" v{i} = " + lines[step].format(names[-1], names[max(0, i - 1)] if step == "first" else "")
+        names.append(f"v{i}")
+    body += f" output = Abs({names[-1]})"
+    constants: dict[str, Any] = {"NUMBER": np.array([0.25], np.float32)} if "row" in steps else {}
+    x = RNG.normal(size=(3, 3, 3)).astype(np.float32)  # a cube, so that every step fits every layout
+    before = run(parse(body, **constants), x)
+    model = parse(body, **constants)
+    clean_up(model)
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,146 @@
+"""export_model: what it writes, what it says of it, and that a wrong model leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L  # noqa: N812
+
+from edgeseq import bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagger
+from edgeseq import runtime as rt
+from edgeseq.errors import ConfigError, ExportError, VerificationError
+from edgeseq.export import export_model, lowers
+from edgeseq.export.lowering import RULES
+
+Randomise = Callable[..., Any]
+SMALL: dict[str, Any] = {"nb_filters": 4, "kernel_size": 2, "dilations": (1, 2)}
+
+
+def test_a_causal_tagger_gets_both_files(tmp_path: Path, randomise: Randomise) -> None:
+    model = randomise(tcn_tagger(3, 2, **SMALL))
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    report = export_model(
+        model, tmp_path / "new", name="g", feature_names="abc", label_names=["p", "q"], rate_hz=50, check_inputs=[x]
+    )
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["g.onnx", "g.stream.onnx"]
+    assert report.not_streamable is None
+    assert report.verification.offline < 1e-5
+    assert report.verification.stream is not None
+    assert report.verification.stream < 1e-5
+    stream, offline = rt.load(tmp_path / "new" / "g.stream.onnx"), rt.load_offline(tmp_path / "new" / "g.onnx")
+    expected = model(x[None], training=False).numpy()[0]
+    np.testing.assert_allclose(stream.stream().push(x), expected, atol=1e-5)
+    np.testing.assert_allclose(offline.run(x), expected, atol=1e-5)
+    d = stream.description
+    assert (d.feature_names, d.label_names, d.rate_hz, d.law) == (("a", "b", "c"), ("p", "q"), 50.0, "equal")
+    assert d.receptive_field == (6, 0)
+    assert d.offline is not None
+    assert (d.offline.file, d.offline.graph_sha256) == ("g.onnx", offline.description.graph_sha256)
+
+
+@pytest.mark.parametrize("pooling", ["max", "average", "last"])
+def test_a_classifier_streams_the_prefix_law(tmp_path: Path, randomise: Randomise, pooling: Any) -> None:
+    model = randomise(tcn_classifier(3, 2, pooling=pooling, **SMALL))
+    export_model(model, tmp_path, name="c")
+    streaming, offline = rt.load(tmp_path / "c.stream.onnx"), rt.load_offline(tmp_path / "c.onnx")
+    assert streaming.description.law == "prefix"
+    x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    stream = streaming.stream()
+    mixed = np.concatenate([stream.push(x[:11]), [stream.step(s) for s in x[11:20]], stream.push(x[20:])])
+    np.testing.assert_allclose(mixed, [offline.run(x[: t + 1]) for t in range(30)], atol=1e-5)
+
+
+def test_a_bidirectional_model_is_offline_with_the_reason(tmp_path: Path, randomise: Randomise) -> None:
+    report = export_model(randomise(bilstm_tagger(3, 2, units=4)), tmp_path, name="b")
+    assert report.stream is None
+    assert "backward half starts at the end of the sequence" in str(report.not_streamable)
+    assert [p.name for p in tmp_path.iterdir()] == ["b.onnx"]
+
+
+def test_tokens(tmp_path: Path, randomise: Randomise) -> None:
+    export_model(randomise(bilstm_text_tagger(9, 2, embedding_dim=3, units=4)), tmp_path, name="t")
+    offline = rt.load_offline(tmp_path / "t.onnx")
+    assert offline.run(np.array([1, 5, 8], np.int32)).shape == (3, 2)
+    with pytest.raises(rt.InputError, match="ONNX Runtime rejected the input"):
+        offline.run(np.array([1, 99], np.int32))
+
+
+def test_causal_tokens_stream(tmp_path: Path, randomise: Randomise) -> None:
+    inputs = keras.Input((None,), dtype="int32")
+    hidden = L.GRU(4, return_sequences=True)(L.Embedding(9, 3)(inputs))
+    export_model(randomise(keras.Model(inputs, L.Dense(2)(hidden))), tmp_path, name="t")
+    x = np.array([3, 8, 1, 0, 4], np.int32)
+    stream = rt.load(tmp_path / "t.stream.onnx").stream()
+    got = np.stack([stream.step(int(token)) for token in x[:3]] + [stream.step(token) for token in x[3:]])
+    np.testing.assert_allclose(got, rt.load_offline(tmp_path / "t.onnx").run(x), atol=1e-5)
+    position = stream.position
+    with pytest.raises(rt.InputError, match="sample 5: ONNX Runtime rejected the input"):
+        stream.step(99)
+    with pytest.raises(rt.InputError, match="rejected"):
+        stream.push(np.array([1, 99], np.int32))
+    assert stream.position == position
+
+
+@pytest.fixture
+def wrong_rule() -> Any:
+    """A layer whose lowering forgets what the layer does at step 3 and after."""
+
+    class Ramp(L.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            steps = keras.ops.cast(keras.ops.arange(keras.ops.shape(x)[1]), "float32")
+            return x + keras.ops.maximum(steps - 2.0, 0.0)[None, :, None]
+
+    @lowers(Ramp)
+    def _forgetful(_native: Any, _layer: Any, x: Any) -> Any:
+        return x * 1.0
+
+    yield Ramp
+    del RULES[Ramp]
+
+
+def test_a_wrong_conversion_names_the_first_step_and_writes_nothing(tmp_path: Path, wrong_rule: Any) -> None:
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, wrong_rule()(inputs))
+    before = b"an older export"
+    (tmp_path / "w.onnx").write_bytes(before)
+    message = r"Keras and w\.onnx on input \(3, 7, 3\): first difference at step \(0, 3, 0\): .* nothing was written"
+    with pytest.raises(VerificationError, match=message):
+        export_model(model, tmp_path, name="w")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("w.onnx", before)]
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path, randomise: Randomise) -> None:
+    model = randomise(tcn_tagger(3, 2, **SMALL))
+    a, b = (rt.load(export_model(model, tmp_path / n, name="m").stream or "") for n in ("a", "b"))
+    assert a.description.state == b.description.state
+    assert (a.receptive_field, a.description.law) == (b.receptive_field, b.description.law)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "../up"}, "name: expected letters"),
+        ({"name": ".hidden"}, "it becomes a file name"),
+        ({"label_names": ["a"]}, "label_names: expected 2 different names"),
+        ({"label_names": ["a", "a"]}, "label_names: expected 2 different names"),
+        ({"feature_names": ["a"] * 4}, "feature_names: expected 3 different names"),
+        ({"rate_hz": 0}, "rate_hz: expected samples per second above 0, got 0"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_model(tcn_tagger(3, 2, **SMALL), tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokens_without_an_embedding_cannot_be_checked(tmp_path: Path) -> None:
+    inputs = keras.Input((None,), dtype="int32")
+    model = keras.Model(inputs, keras.ops.cast(inputs, "float32")[..., None] * 2.0)
+    with pytest.raises(ExportError, match="has no Embedding layer to tell their range"):
+        export_model(model, tmp_path, name="t")
+    assert list(tmp_path.iterdir()) == []

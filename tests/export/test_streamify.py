@@ -1,0 +1,296 @@
+"""The step graph: what it computes, what it carries, and what is refused, by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeseq.errors import NotStreamableError
+from edgeseq.export.streamify import StepModel, streamify
+
+Array = np.ndarray[Any, Any]
+RNG = np.random.default_rng(0)
+
+
+EVERY_STEP, NO_TIME = "float[batch, time, size]", "float[batch, size]"
+
+
+def parse(body: str, output: str, constants: dict[str, Array]) -> ir.Model:
+    """A graph over ``input`` (batch, time, 4), with the given initializers."""
+    model = ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[batch, time, 4] input) => ({output} output) {{ {body} }}"""
+    )
+    for name, array in constants.items():
+        readers = [v for node in model.graph for v in node.inputs if v is not None and v.name == name]
+        readers[0].const_value = ir.tensor(array, name=name)
+        model.graph.register_initializer(readers[0])
+    passes.ShapeInferencePass()(model)
+    return model
+
+
+def session(model: ir.Model) -> Any:
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def stream(step: StepModel, x: Array, sizes: Sequence[int]) -> Array:
+    """Run the step graph with plain ``session.run`` over chunks of these sizes."""
+    ort_session = session(step.model)
+    state = {s.input: np.full((len(x), *s.shape), s.initial, s.dtype) for s in step.state}
+    names = ["output", *(s.output for s in step.state)]
+    outputs, start = [], 0
+    for size in sizes:
+        y, *successors = ort_session.run(names, {"input": x[:, start : start + size], **state})
+        state = dict(zip(state, successors, strict=True))
+        outputs.append(y)
+        start += size
+    return np.concatenate(outputs, axis=1)
+
+
+def weights(*shape: int) -> Array:
+    return np.asarray(RNG.normal(size=shape) / np.sqrt(np.prod(shape[1:])), np.float32)
+
+
+TO_CHANNELS = "t = Transpose<perm=[0,2,1]>(input)"
+LSTM = {"W": weights(1, 12, 4), "R": weights(1, 12, 3), "B": weights(1, 24)}
+# body, constants, output type, expected (law, past)
+STREAMABLE: dict[str, tuple[str, dict[str, Array], str, tuple[str, int | None]]] = {
+    "pointwise": (
+        "a = Add(input, C) output = Tanh(a)",
+        {"C": weights(1, 1, 4)},
+        EVERY_STEP,
+        ("equal", 0),
+    ),
+    "dense": ("output = MatMul(input, W)", {"W": weights(4, 3)}, EVERY_STEP, ("equal", 0)),
+    "softmax": ("output = Softmax<axis=2>(input)", {}, EVERY_STEP, ("equal", 0)),
+    "mean over channels": (
+        "m = ReduceMean<keepdims=1>(input, AXES) output = Sub(input, m)",
+        {"AXES": np.array([2])},
+        EVERY_STEP,
+        ("equal", 0),
+    ),
+    "slice of channels": (
+        "output = Slice(input, A, B, C)",
+        {"A": np.array([1]), "B": np.array([3]), "C": np.array([2])},
+        EVERY_STEP,
+        ("equal", 0),
+    ),
+    "convolution": (
+        f"{TO_CHANNELS} c = Conv<pads=[6,0], dilations=[3]>(t, W, B) output = Transpose<perm=[0,2,1]>(c)",
+        {"W": weights(3, 4, 3), "B": weights(3)},
+        EVERY_STEP,
+        ("equal", 6),
+    ),
+    "grouped convolution and residual": (
+        f"{TO_CHANNELS} c = Conv<pads=[1,0], group=2>(t, W, B) r = Add(c, t) d = Conv<pads=[4,0], dilations=[4]>(r, V) "
+        "s = Sum(d, r, t) output = Transpose<perm=[0,2,1]>(s)",
+        {"W": weights(4, 2, 2), "B": weights(4), "V": weights(4, 4, 2)},
+        EVERY_STEP,
+        ("equal", 5),
+    ),
+    "lstm": (
+        "t = Transpose<perm=[1,0,2]>(input) y = LSTM<hidden_size=3>(t, W, R, B) s = Squeeze(y, AXES) "
+        "output = Transpose<perm=[1,0,2]>(s)",
+        {**LSTM, "AXES": np.array([1])},
+        EVERY_STEP,
+        ("equal", None),
+    ),
+    "lstm, last state, dense": (
+        "t = Transpose<perm=[1,0,2]>(input) y, h = LSTM<hidden_size=3>(t, W, R, B) s = Squeeze(h, AXES) "
+        "d = MatMul(s, V) output = Add(d, C)",
+        {**LSTM, "AXES": np.array([0]), "V": weights(3, 2), "C": weights(2)},
+        NO_TIME,
+        ("prefix", None),
+    ),
+    "gru": (
+        "t = Transpose<perm=[1,0,2]>(input) y = GRU<hidden_size=3, linear_before_reset=1>(t, W, R) "
+        "s = Squeeze(y, AXES) output = Transpose<perm=[1,0,2]>(s)",
+        {"W": weights(1, 9, 4), "R": weights(1, 9, 3), "AXES": np.array([1])},
+        EVERY_STEP,
+        ("equal", None),
+    ),
+    "last step": (
+        "s = Slice(input, A, B, C) r = Squeeze(s, C) output = Softmax<axis=1>(r)",
+        {"A": np.array([-1]), "B": np.array([2**31 - 1]), "C": np.array([1])},
+        NO_TIME,
+        ("prefix", 0),
+    ),
+    "maximum over time": (
+        "m = ReduceMax<keepdims=0>(input, AXES) d = MatMul(m, W) output = Relu(d)",
+        {"AXES": np.array([1]), "W": weights(4, 2)},
+        NO_TIME,
+        ("prefix", None),
+    ),
+    "mean over time, channels first, kept then squeezed": (
+        f"{TO_CHANNELS} m = ReduceMean<keepdims=1>(t, AXES) output = Squeeze(m, AXES)",
+        {"AXES": np.array([2])},
+        NO_TIME,
+        ("prefix", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STREAMABLE)
+@pytest.mark.parametrize("sizes", [[1] * 23, [23], [5, 1, 9, 2, 6]], ids=["steps", "whole", "chunks"])
+def test_step_graph_keeps_the_law(case: str, sizes: list[int]) -> None:
+    body, constants, output, (law, past) = STREAMABLE[case]
+    offline = parse(body, output, constants)
+    step = streamify(offline)
+    assert (step.law, step.past) == (law, past)
+    x = RNG.normal(size=(3, 23, 4)).astype(np.float32)
+    got, reference = stream(step, x, sizes), session(offline)
+    if law == "equal":
+        np.testing.assert_allclose(got, reference.run(None, {"input": x})[0], atol=2e-6)
+    else:
+        for t in range(23):
+            np.testing.assert_allclose(got[:, t], reference.run(None, {"input": x[:, : t + 1]})[0], atol=2e-6)
+
+
+REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
+    "same padding": (
+        f"{TO_CHANNELS} c = Conv<pads=[1,1]>(t, W) output = Transpose<perm=[0,2,1]>(c)",
+        {"W": weights(4, 4, 3)},
+        r"Conv.*it needs 1 future steps.*train with padding=\"causal\"",
+    ),
+    "valid padding": (
+        f"{TO_CHANNELS} c = Conv(t, W) output = Transpose<perm=[0,2,1]>(c)",
+        {"W": weights(4, 4, 3)},
+        "a reach of 2 steps needs 2 steps of left padding, got 0",
+    ),
+    "stride": (
+        f"{TO_CHANNELS} c = Conv<pads=[1,0], strides=[2]>(t, W) output = Transpose<perm=[0,2,1]>(c)",
+        {"W": weights(4, 4, 2)},
+        "a stride over time gives fewer outputs",
+    ),
+    "length-dependent padding": (
+        f'{TO_CHANNELS} c = Conv<auto_pad="SAME_UPPER">(t, W) output = Transpose<perm=[0,2,1]>(c)',
+        {"W": weights(4, 4, 2)},
+        "its padding depends on the length",
+    ),
+    "convolution over channels": (
+        "c = Conv<pads=[1,0]>(input, W) output = Relu(c)",
+        {"W": weights(4, 7, 2)},
+        "only a 1-D convolution over time",
+    ),
+    "bidirectional": (
+        't = Transpose<perm=[1,0,2]>(input) y = LSTM<hidden_size=3, direction="bidirectional">(t, W, R) '
+        "p = Transpose<perm=[2,0,1,3]>(y) output = Reshape(p, SHAPE)",
+        {"W": weights(2, 12, 4), "R": weights(2, 12, 3), "SHAPE": np.array([0, 0, 6])},
+        "backward half starts at the end of the sequence",
+    ),
+    "softmax over time": ("output = Softmax<axis=1>(input)", {}, "Softmax over time needs the whole sequence"),
+    "attention": (
+        f"{TO_CHANNELS} s = MatMul(input, t) output = MatMul(s, input)",
+        {},
+        "attention over time cannot stream",
+    ),
+    "dense over time": (
+        f"{TO_CHANNELS} d = MatMul(t, W) output = Transpose<perm=[0,2,1]>(d)",
+        {"W": weights(7, 7)},
+        "the product mixes time steps",
+    ),
+    "global context": (
+        "m = ReduceMax<keepdims=1>(input, AXES) output = Mul(input, m)",
+        {"AXES": np.array([1])},
+        "early outputs depend on late samples",
+    ),
+    "sum over time": (
+        "m = ReduceSum<keepdims=1>(input, AXES) output = Relu(m)",
+        {"AXES": np.array([1])},
+        "only a maximum and a mean over time alone have a running form",
+    ),
+    "reversed time": (
+        "output = Slice(input, A, B, C, D)",
+        {"A": np.array([-1]), "B": np.array([-(2**31)]), "C": np.array([1]), "D": np.array([-1])},
+        "it reverses, strides, or depends on the input",
+    ),
+    "fixed cut": (
+        "output = Slice(input, A, B, C)",
+        {"A": np.array([3]), "B": np.array([2**31 - 1]), "C": np.array([1])},
+        "it cuts the sequence at a fixed place",
+    ),
+    "positional constant": ("output = Add(input, C)", {"C": weights(7, 4)}, "varies along time"),
+    "length of the sequence": (
+        "s = Shape(input) f = Cast<to=1>(s) m = ReduceMax<keepdims=1>(f) output = Add(input, m)",
+        {},
+        "asks for the length of the sequence",
+    ),
+    "unknown operator": ("output = Einsum<equation=\"btc->btc\">(input)", {}, "Einsum.*no streaming rule is known"),
+    "time at two axes": (
+        f"{TO_CHANNELS} output = Add(input, t)",
+        {},
+        "its inputs have time at different axes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusal_names_the_reason(case: str) -> None:
+    body, constants, message = REFUSED[case]
+    with pytest.raises(NotStreamableError, match=message):
+        streamify(parse(body, EVERY_STEP, constants))
+
+
+def test_state_is_the_minimum_and_named() -> None:
+    body, constants, output, _ = STREAMABLE["grouped convolution and residual"]
+    step = streamify(parse(body, output, constants))
+    assert [(s.input, s.output, s.shape, s.initial) for s in step.state] == [
+        ("state_0_conv", "next_0_conv", (4, 1), 0.0),
+        ("state_1_conv", "next_1_conv", (4, 4), 0.0),
+    ]
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> tuple[str, dict[str, Array], int]:
+    """A random causal graph of convolutions, residuals and pointwise operators, and its receptive field."""
+    body, constants = [TO_CHANNELS], dict[str, Array]()
+    reach = {"t": 0}
+    for i in range(draw(st.integers(1, 5))):
+        source = draw(st.sampled_from(sorted(reach)))
+        kernel, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+        constants |= {f"W{i}": weights(4, 4, kernel), f"B{i}": weights(4)}
+        body.append(f"c{i} = Conv<pads=[{(kernel - 1) * dilation},0], dilations=[{dilation}]>({source}, W{i}, B{i})")
+        body.append(f"r{i} = {draw(st.sampled_from(['Relu', 'Tanh', 'Sigmoid', 'Neg']))}(c{i})")
+        reach[f"r{i}"] = reach[source] + (kernel - 1) * dilation
+        other = draw(st.sampled_from(sorted(reach)))
+        body.append(f"s{i} = {draw(st.sampled_from(['Add', 'Mul', 'Max']))}(r{i}, {other})")
+        reach[f"s{i}"] = max(reach[f"r{i}"], reach[other])
+    last = list(reach)[-1]
+    body.append(f"output = Transpose<perm=[0,2,1]>({last})")
+    return " ".join(body), constants, reach[last]
+
+
+@settings(max_examples=25, deadline=None)
+@given(stacks(), st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 3))
+def test_random_graphs_stream_exactly(graph: tuple[str, dict[str, Array], int], sizes: list[int], batch: int) -> None:
+    check_random_graph(graph, sizes, batch)
+
+
+@pytest.mark.extended
+@settings(max_examples=200, deadline=None)
+@given(stacks(), st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 3))
+def test_many_random_graphs_stream_exactly(
+    graph: tuple[str, dict[str, Array], int], sizes: list[int], batch: int
+) -> None:
+    check_random_graph(graph, sizes, batch)
+
+
+def check_random_graph(graph: tuple[str, dict[str, Array], int], sizes: list[int], batch: int) -> None:
+    body, constants, past = graph
+    offline = parse(body, EVERY_STEP, constants)
+    step = streamify(offline)
+    assert step.past == past
+    x = np.random.default_rng(sum(sizes)).normal(size=(batch, sum(sizes), 4)).astype(np.float32)
+    expected = session(offline).run(None, {"input": x})[0]
+    np.testing.assert_allclose(stream(step, x, sizes), expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,102 @@
+"""Loading: what a good file gives, and how each bad one is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from edgeseq import runtime as rt
+from edgeseq.errors import ModelFileError, ModelNotFoundError
+from edgeseq.model_file import Description
+
+STREAM, OFFLINE = Path("tests/data/tiny.stream.onnx"), Path("tests/data/tiny.onnx")
+
+
+def rewrite(path: Path, source: Path, **fields: Any) -> Path:
+    """A copy of a model file with other fields in its description."""
+    proto = onnx.load(source)
+    description = Description.from_json(proto.metadata_props[0].value)
+    proto.metadata_props[0].value = replace(description, **fields).to_json()
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return path
+
+
+def test_the_file_describes_itself() -> None:
+    model = rt.load(STREAM)
+    assert (model.name, model.receptive_field, model.lookahead, model.hop, model.warm_up) == ("tiny", (6, 0), 0, 1, 6)
+    assert (model.input.shape, model.output.shape, model.rate_hz) == ((3,), (2,), 50.0)
+    assert (model.feature_names, model.label_names) == (("x", "y", "z"), ("rest", "move"))
+    assert model.state_bytes == 4 * (3 * 1 + 4 * 1 + 4 * 2 + 4 * 2)
+    assert model.description.offline is not None
+    assert model.description.offline.graph_sha256 == rt.load_offline(OFFLINE).description.graph_sha256
+    assert "tiny" in repr(model)
+
+
+@pytest.mark.parametrize("loader", [rt.load, rt.load_offline])
+def test_a_missing_file_is_ours_and_a_file_not_found_error(loader: Callable[[str], Any]) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no model file at 'gone\.onnx'; check the path"):
+        loader("gone.onnx")
+    with pytest.raises(FileNotFoundError):
+        loader("gone.onnx")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="cannot read"):
+        rt.load(tmp_path)
+
+
+def test_the_other_kind_is_named_with_its_loader() -> None:
+    with pytest.raises(
+        ModelFileError, match=r"expected a model of kind 'stream', got 'offline'; open it with load_off"
+    ):
+        rt.load(OFFLINE)
+    with pytest.raises(ModelFileError, match=r"got 'stream'; open it with load\(\)"):
+        rt.load_offline(STREAM)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 4000])
+def test_a_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(STREAM.read_bytes()[:size])
+    with pytest.raises(ModelFileError, match=r"cut\.onnx"):
+        rt.load(path)
+
+
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
+    proto = onnx.load(STREAM)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    with pytest.raises(ModelFileError, match="no edgeseq description in it"):
+        rt.load(tmp_path / "foreign.onnx")
+
+
+def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
+    proto = onnx.load(STREAM)
+    weight = max(proto.graph.initializer, key=lambda t: len(t.raw_data))
+    weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+    onnx.save(proto, tmp_path / "changed.onnx")
+    with pytest.raises(ModelFileError, match="the file was changed after its export"):
+        rt.load(tmp_path / "changed.onnx")
+
+
+def test_ports_must_be_those_of_the_description(tmp_path: Path) -> None:
+    state = rt.load(STREAM).description.state
+    wrong = rewrite(tmp_path / "ports.onnx", STREAM, state=(replace(state[0], input="nowhere"), *state[1:]))
+    with pytest.raises(ModelFileError, match=r"names the inputs .*'nowhere'"):
+        rt.load(wrong)
+
+
+@pytest.mark.parametrize("fields", [{"lookahead": 4}, {"hop": 2}])
+def test_more_than_this_runtime_does_is_refused(tmp_path: Path, fields: dict[str, int]) -> None:
+    with pytest.raises(ModelFileError, match="install a newer one"):
+        rt.load(rewrite(tmp_path / "newer.onnx", STREAM, **fields))
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"newer\.onnx': model file of format 99: this edgeseq reads format 1"):
+        rt.load(rewrite(tmp_path / "newer.onnx", STREAM, format_version=99))
