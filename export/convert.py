@@ -17,15 +17,29 @@ import keras
 import onnx
 import onnx_ir as ir
 import tensorflow as tf
-import tf2onnx
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tf2onnx import optimizer, tf_loader
+from tf2onnx.optimizer.back_to_back_optimizer import BackToBackOptimizer
+from tf2onnx.optimizer.const_fold_optimizer import ConstFoldOptimizer
+from tf2onnx.optimizer.loop_optimizer import LoopOptimizer
+from tf2onnx.optimizer.reshape_optimizer import ReshapeOptimizer
+from tf2onnx.tfonnx import process_tf_graph
 
 from edgeseq.errors import ExportError
 from edgeseq.export.cleanup import clean_up
 from edgeseq.export.lowering import lowered
+from edgeseq.export.native import NativeOps
 
 OPSET = 18
 INPUT, OUTPUT = "input", "output"
+
+# Of tf2onnx' own; what they leave is done by edgeseq.export.cleanup.
+_OPTIMIZERS = {
+    "fold_constants": ConstFoldOptimizer,
+    "loop_optimizer": LoopOptimizer,
+    "reshape_optimizer": ReshapeOptimizer,
+    "remove_back_to_back": BackToBackOptimizer,
+}
 
 
 def to_onnx(model: Any) -> ir.Model:
@@ -41,23 +55,26 @@ def to_onnx(model: Any) -> ir.Model:
         traced = tf.function(lambda x: model(x, training=False), autograph=False)
         concrete = traced.get_concrete_function(tf.TensorSpec(shape, dtype, name=INPUT))
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
-        proto, _ = tf2onnx.convert.from_graph_def(
-            frozen.graph.as_graph_def(add_shapes=True),
-            name=model.name,
-            # Only these: tensors that a layer captured (the mean of a Normalization) are constants by now, though
-            # tf2onnx' own from_function would list them as inputs.
-            input_names=[f"{INPUT}:0"],
-            output_names=[_output_tensor(model, concrete).name],
-            opset=OPSET,
-            custom_op_handlers=native.handlers(),
-        )
-    if native.failures:
-        raise native.failures[0]
-    graph_model: ir.Model = ir.from_proto(proto)
+        graph_def = frozen.graph.as_graph_def(add_shapes=True)
+        graph_model: ir.Model = ir.from_proto(_tf2onnx(graph_def, _output_tensor(model, concrete).name, native))
     _name_ports(graph_model, list(shape), _output_shape(model))
     clean_up(graph_model)
     _refuse_foreign_operators(graph_model)
     return graph_model
+
+
+def _tf2onnx(graph_def: Any, output: str, native: NativeOps) -> Any:
+    # Not tf2onnx.convert.from_function: it takes tensors that a layer captured (a Normalization's mean) for inputs, goes
+    # on after errors, and its transpose optimizer makes a Reshape of a Transpose over an axis of one channel.
+    ports = {"input_names": [f"{INPUT}:0"], "output_names": [output]}
+    with tf.Graph().as_default():
+        tf.import_graph_def(graph_def, name="")
+        graph_def = tf_loader.tf_optimize(*ports.values(), graph_def)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        onnx_graph = process_tf_graph(graph, opset=OPSET, custom_op_handlers=native.handlers(), **ports)
+    onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False, optimizers=_OPTIMIZERS)
+    return onnx_graph.make_model("edgeseq")
 
 
 def _signature(model: Any) -> tuple[tuple[int | None, ...], Any]:

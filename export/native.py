@@ -56,9 +56,6 @@ Emit = Callable[[Emitter, list[str]], list[str]]
 class NativeOps:
     """The markers of one conversion and how each becomes ONNX."""
 
-    failures: list[Exception] = field(default_factory=list)
-    """What went wrong in a translation: tf2onnx logs an exception and goes on, so the caller must look here."""
-
     _emits: list[Emit] = field(default_factory=list)
 
     def add(self, inputs: Sequence[Any], shapes: Sequence[Shape], emit: Emit) -> list[Any]:
@@ -83,13 +80,6 @@ class NativeOps:
         return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, [])}
 
     def _translate(self, graph: Any, node: Any, name: str, _args: Any) -> None:
-        try:
-            self._replace(graph, node, name)
-        except Exception as error:
-            self.failures.append(error)
-            raise
-
-    def _replace(self, graph: Any, node: Any, name: str) -> None:
         found = re.search(rf"{_MARKER}(\d+)$", name)
         if found is None:
             raise ExportError(
