@@ -8,7 +8,9 @@ time, and uses standard ONNX operators only.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +62,7 @@ def to_onnx(model: Any) -> ir.Model:
     _name_ports(graph_model, list(shape), _output_shape(model))
     clean_up(graph_model)
     _refuse_foreign_operators(graph_model)
+    _name_by_order(graph_model.graph)
     return graph_model
 
 
@@ -74,7 +77,7 @@ def _tf2onnx(graph_def: Any, output: str, native: NativeOps) -> Any:
         tf.import_graph_def(graph_def, name="")
         onnx_graph = process_tf_graph(graph, opset=OPSET, custom_op_handlers=native.handlers(), **ports)
     onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False, optimizers=_OPTIMIZERS)
-    return onnx_graph.make_model("edgeseq")
+    return onnx_graph.make_model("offline", graph_name="offline")
 
 
 def _signature(model: Any) -> tuple[tuple[int | None, ...], Any]:
@@ -142,6 +145,27 @@ def _name_ports(model: ir.Model, in_shape: list[int | None], out_shape: list[int
         value.name = name
         dynamic = iter(("batch", "time"))
         value.shape = ir.Shape([next(dynamic) if n is None else n for n in shape])
+
+
+def _name_by_order(graph: ir.Graph) -> None:
+    """Give values and nodes names that depend on the model alone, not on how many were converted before it."""
+    taken = {INPUT, OUTPUT}
+
+    def fresh(name: str | None, otherwise: str) -> str:
+        base = re.sub(r"(__\d+)+(?=$|/|:)|:\d+$", "", name or "") or otherwise
+        candidates = (f"{base}_{i}" if i else base for i in itertools.count())
+        chosen = next(c for c in candidates if c not in taken)
+        taken.add(chosen)
+        return chosen
+
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.is_initializer() and value.name not in taken:
+                value.name = fresh(value.name, "constant")
+        node.name = fresh(node.name, node.op_type)
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.name = fresh(node.name, node.op_type)
 
 
 def _refuse_foreign_operators(model: ir.Model) -> None:

@@ -1,0 +1,22 @@
+"""Writes tests/data/tiny.onnx and tiny.stream.onnx. They are committed: files of format 1 must load for ever."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeseq import tcn_tagger
+from edgeseq.export import export_model
+
+if __name__ == "__main__":
+    model = tcn_tagger(3, 2, nb_filters=4, kernel_size=2, dilations=(1, 2), mean=[1, 2, 3], std=[1, 2, 3])
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.5)
+    export_model(
+        model,
+        "tests/data",
+        name="tiny",
+        feature_names=["x", "y", "z"],
+        label_names=["rest", "move"],
+        rate_hz=50,
+    )
