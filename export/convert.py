@@ -67,7 +67,7 @@ def to_onnx(model: Any) -> ir.Model:
 
 
 def _tf2onnx(graph_def: Any, output: str, native: NativeOps) -> Any:
-    # Not tf2onnx.convert.from_function: it takes tensors that a layer captured (a Normalization's mean) for inputs, goes
+    # Not tf2onnx.convert.from_function: it takes tensors that a layer captured (a mean to subtract) for inputs, goes
     # on after errors, and its transpose optimizer makes a Reshape of a Transpose over an axis of one channel.
     ports = {"input_names": [f"{INPUT}:0"], "output_names": [output]}
     with tf.Graph().as_default():
