@@ -45,7 +45,8 @@ def measure(architecture: str, steps: int, *, gpu_only: bool) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from edgeseq.train import RECIPES, compiled, device_of, versions
+    from edgeseq.recipes import RECIPES
+    from edgeseq.train import compiled, device_of, versions
 
     keras.utils.set_random_seed(0)
     recipe = RECIPES[architecture]

@@ -49,10 +49,18 @@ def train(
     with _needs("train", "demos"):
         from edgeseq.sessions import Sessions
         from edgeseq.train import train_tagger
-        from edgeseq.watch import load_recordings, splice
-    sessions = splice(load_recordings(), seed=seed) if data == "watch" else Sessions.load(data)
+        from edgeseq.watch import AUGMENTATION, load_recordings, splice
+    watch = data == "watch"
+    sessions = splice(load_recordings(), seed=seed) if watch else Sessions.load(data)
     report = train_tagger(
-        architecture, sessions, out, held_out=held_out, epochs=epochs, seed=seed, mixed_precision=mixed_precision
+        architecture,
+        sessions,
+        out,
+        held_out=held_out,
+        epochs=epochs,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        augmentation=AUGMENTATION if watch else None,
     )
     _table(
         f"{out}",
@@ -87,7 +95,7 @@ def export(
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what tf2onnx converts; the model may come from any backend
     with _needs("train"):
         from edgeseq.export import export_model
-    for module in ("edgeseq.tcn", *imports):
+    for module in ("edgeseq.builders", *imports):  # they register the layers that a file may hold
         import_module(module)
     report = export_model(_load_keras(model), out, name=name or model.stem, **_names_beside(model))
     seen = report.verification

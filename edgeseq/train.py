@@ -1,6 +1,6 @@
 """Training of taggers on labelled sessions: from `Sessions` to a `.keras` file and a `.json` that describes it.
 
-Owns the recipes (one per architecture), the random windows, the training loop, and the score on held-out groups. It
+Owns the training loop and the score on held-out groups; recipes and windows have modules of their own. It
 uses Keras alone, so the same code trains on TensorFlow, JAX and torch, on a GPU where the backend sees one.
 
 Refuses architectures without a recipe, sessions that are shorter than a training window, and a split that would let
@@ -18,7 +18,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,18 +27,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 import edgeseq
-from edgeseq.builders import bilstm_tagger, tcn_tagger
 from edgeseq.errors import ConfigError
+from edgeseq.recipes import RECIPES, Recipe
 from edgeseq.sessions import Augmentation, Labels, Sessions, Signal
+from edgeseq.windows import Windows, tiles
 
 __all__ = [
-    "RECIPES",
-    "Recipe",
     "TrainReport",
-    "Windows",
     "compiled",
     "device_of",
     "frame_accuracy",
@@ -48,57 +45,6 @@ __all__ = [
 ]
 
 REPORT_FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one architecture is built and trained.
-
-    The learning rate rises over the first twentieth of the steps, then falls along a half cosine; gradients are
-    clipped to norm 1. An epoch is a number of random windows, not a pass over the data.
-
-    Args:
-        build: the builder: (n_channels, n_labels, *, output_activation, mean, std, ...) -> model.
-        arguments: further keyword arguments of the builder.
-        learning_rate: the peak of Adam's learning rate.
-        window_steps: samples in a training window.
-        batch_size: windows in a step.
-        steps_per_epoch: steps between two validations.
-        epochs: most epochs; training stops early after `patience` epochs without a better validation accuracy.
-        patience: see `epochs`.
-    """
-
-    build: Callable[..., Any]
-    arguments: Mapping[str, Any]
-    learning_rate: float
-    window_steps: int = 512
-    batch_size: int = 16
-    steps_per_epoch: int = 100
-    epochs: int = 10
-    patience: int = 6
-
-
-# Chosen by accuracy on training subjects of `edgeseq.watch` that were left out whole (two folds, one seed), within
-# about a minute of training on two cores.
-RECIPES: Mapping[str, Recipe] = {
-    "tcn": Recipe(
-        tcn_tagger,
-        {"nb_filters": 32, "kernel_size": 3, "dilations": (1, 2, 4, 8, 16, 32), "dropout_rate": 0.05},
-        learning_rate=0.01,
-        window_steps=512,
-        batch_size=16,
-        epochs=12,
-    ),
-    # Time in an LSTM is spent step after step: short windows, more of them, cost half as much for as many samples.
-    "bilstm": Recipe(
-        bilstm_tagger,
-        {"units": 48, "layers": 1, "dropout_rate": 0.3},
-        learning_rate=0.01,
-        window_steps=256,
-        batch_size=32,
-        epochs=8,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -135,44 +81,6 @@ class TrainReport:
     train_s: float
     train_cpu_s: float
     device: str
-
-
-class Windows(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no types
-    """Random windows of sessions, standardised per channel; window, place and augmentation follow from the seed.
-
-    Shapes:
-        a batch is (B, T, C) float32 and (B, T) int32. Every window is full, so no step needs a mask.
-    """
-
-    def __init__(
-        self, sessions: Sessions, recipe: Recipe, *, augmentation: Augmentation, mean: Signal, std: Signal, seed: int
-    ) -> None:
-        super().__init__()
-        self._sessions, self._recipe, self._augmentation = sessions, recipe, augmentation
-        self._mean, self._std = mean, std
-        self._seed, self._epoch = seed, 0
-        places = np.array([len(signal) - recipe.window_steps + 1 for signal in sessions.signals])
-        self._chances = places / places.sum()
-
-    def __len__(self) -> int:
-        return self._recipe.steps_per_epoch
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        rng = np.random.default_rng([self._seed, self._epoch, index])
-        windows = [self._window(rng) for _ in range(self._recipe.batch_size)]
-        return np.stack([signal for signal, _ in windows]), np.stack([labels for _, labels in windows])
-
-    def on_epoch_end(self) -> None:
-        """Draw other windows in the next epoch."""
-        self._epoch += 1
-
-    def _window(self, rng: np.random.Generator) -> tuple[Signal, Labels]:
-        session = rng.choice(len(self._chances), p=self._chances)
-        signal, labels = self._sessions.signals[session], self._sessions.labels[session]
-        start = rng.integers(len(signal) - self._recipe.window_steps + 1)
-        window = slice(start, start + self._recipe.window_steps)
-        changed = self._augmentation.apply(signal[window], self._std, rng)
-        return (changed - self._mean) / self._std, labels[window]
 
 
 def train_tagger(
@@ -295,8 +203,8 @@ def predict_labels(model: Any, signal: Signal, n_labels: int) -> Labels:
         # TimeDistributed maps over the batch size once batch and time are unknown (Keras 3.15 on TensorFlow).
         raise ConfigError(
             f"model {model.name!r}: expected outputs (1, {len(signal)}, {n_labels}), one score per label for every "
-            f"step, got {outputs.shape}; let the recurrent layers return sequences, and use Dense in place of "
-            "TimeDistributed(Dense)"
+            f"step, got {outputs.shape}; let the recurrent layers return sequences, and use "
+            "edgeseq.TimeDistributed in place of Keras' own"
         )
     return np.asarray(outputs[0].argmax(axis=-1), np.int32)
 
@@ -345,7 +253,7 @@ def _fit(
     started, cpu_started = time.perf_counter(), time.process_time()
     history = learner.fit(
         Windows(train, recipe, augmentation=augmentation, mean=mean, std=std, seed=seed),
-        validation_data=_tiles(valid, recipe.window_steps, mean, std),
+        validation_data=tiles(valid, recipe.window_steps, mean, std),
         validation_batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         callbacks=[stop],
@@ -362,16 +270,6 @@ def _fit(
         model = recipe.build(*shape, mean=mean, std=std, **recipe.arguments)
     model.set_weights(learner.get_weights())
     return model, outcome
-
-
-def _tiles(sessions: Sessions, steps: int, mean: Signal, std: Signal) -> tuple[Signal, Labels]:
-    """Cut sessions into standardised windows side by side, (N, steps, C) and (N, steps); a remainder is left out."""
-    signals, labels = [], []
-    for signal, label in zip(sessions.signals, sessions.labels, strict=True):
-        count = len(signal) // steps
-        signals.append(signal[: count * steps].reshape(count, steps, -1))
-        labels.append(label[: count * steps].reshape(count, steps))
-    return (np.concatenate(signals) - mean) / std, np.concatenate(labels)
 
 
 def _scores(model: Any, sessions: Sessions) -> tuple[float, float]:

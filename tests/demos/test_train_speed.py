@@ -1,28 +1,14 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from demos import train_speed
 from edgeseq.errors import EdgeseqError
-
-SCRIPT = Path(__file__).parents[2] / "demos" / "train_speed.py"
-
-
-@pytest.fixture(scope="module")
-def train_speed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_speed", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def result(device: str, step_ms: list[float]) -> dict[str, Any]:
@@ -35,14 +21,14 @@ def result(device: str, step_ms: list[float]) -> dict[str, Any]:
     }
 
 
-def test_measures_the_cpu_in_a_process_that_sees_no_gpu(train_speed: ModuleType) -> None:
+def test_measures_the_cpu_in_a_process_that_sees_no_gpu() -> None:
     measured = train_speed.measure_apart("tcn", 2, train_speed.HIDE_GPU, gpu_only=False)
     assert measured["device"] == "cpu"
     assert len(measured["step_ms"]) == 2
     assert all(time > 0 for time in measured["step_ms"])
 
 
-def test_table_gives_the_ratio_of_the_medians(train_speed: ModuleType) -> None:
+def test_table_gives_the_ratio_of_the_medians() -> None:
     text = train_speed.table("tcn", [result("cpu", [8.0, 9.0, 100.0]), result("gpu", [2.0, 3.0, 4.0])])
     assert "gpu is 3.0 times as fast as cpu" in text
     assert train_speed.processor() in text
@@ -50,7 +36,7 @@ def test_table_gives_the_ratio_of_the_medians(train_speed: ModuleType) -> None:
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_says_whether_there_is_a_gpu(
-    gpu: bool, train_speed: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gpu: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measure_apart(architecture: str, steps: int, hidden: dict[str, str], *, gpu_only: bool) -> dict[str, Any]:
         assert bool(hidden) != gpu_only
@@ -63,7 +49,7 @@ def test_says_whether_there_is_a_gpu(
     assert ("times as fast" in out) == gpu
 
 
-def test_a_failed_process_is_reported_with_its_words(train_speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_process_is_reported_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, stdout="", stderr="no such backend")
 
@@ -72,7 +58,7 @@ def test_a_failed_process_is_reported_with_its_words(train_speed: ModuleType, mo
         train_speed.measure_apart("tcn", 1, {}, gpu_only=False)
 
 
-def test_the_last_line_of_a_measuring_process_is_json(train_speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_line_of_a_measuring_process_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "a progress bar\n" + json.dumps({"device": "cpu"}) + "\n"
 
     def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -84,7 +70,7 @@ def test_the_last_line_of_a_measuring_process_is_json(train_speed: ModuleType, m
     assert train_speed.measure_apart("tcn", 1, train_speed.HIDE_GPU, gpu_only=False) == {"device": "cpu"}
 
 
-def test_refuses_no_steps(train_speed: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refuses_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_speed.main(["--steps", "0"])
     assert "expected at least 1, got 0" in capsys.readouterr().err

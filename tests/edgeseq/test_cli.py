@@ -41,6 +41,13 @@ def test_export_reads_the_names_beside_the_model_and_info_prints_them(
     assert "12 past, 0 future steps" in printed
 
 
+def test_export_knows_our_layers_in_a_fresh_process(saved: Path) -> None:
+    command = [sys.executable, "-m", "edgeseq", "export", str(saved), "-o", str(saved.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert saved.with_suffix(".stream.onnx").is_file()
+
+
 def test_info_of_an_offline_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert not run("info", "tests/data/tiny.onnx")
     assert "offline" in capsys.readouterr().out

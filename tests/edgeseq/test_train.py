@@ -14,20 +14,9 @@ import pytest
 from edgeseq import train as train_module
 from edgeseq.builders import bilstm_tagger, tcn_tagger
 from edgeseq.errors import ConfigError
+from edgeseq.recipes import RECIPES, Recipe
 from edgeseq.sessions import Augmentation, Sessions
-from edgeseq.train import (
-    RECIPES,
-    Recipe,
-    TrainReport,
-    Windows,
-    compiled,
-    frame_accuracy,
-    predict_labels,
-    train_tagger,
-)
-
-# Keras hands h5py data sets to TensorFlow when it loads a model; numpy 2 finds h5py's __array__ too old.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+from edgeseq.train import TrainReport, compiled, frame_accuracy, predict_labels, train_tagger
 
 TRAINING: dict[str, Any] = {
     "learning_rate": 0.02,
@@ -164,29 +153,6 @@ def test_predict_labels_refuses_a_model_that_is_no_tagger() -> None:
     model = keras.Sequential([keras.Input((None, 2)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)])
     with pytest.raises(ConfigError, match=r"expected outputs \(1, 5, 3\).*got \(1, 3\)"):
         predict_labels(model, np.zeros((5, 2), np.float32), 3)
-
-
-def windows(seed: int = 0, noise: float = 0.0) -> Windows:
-    mean, std = np.array([1000.0, 0.0], np.float32), np.array([20.0, 1.0], np.float32)
-    changes = Augmentation(noise=noise)
-    return Windows(square_waves(), TINY["tcn"], augmentation=changes, mean=mean, std=std, seed=seed)
-
-
-def test_windows_are_standardised_pieces_with_their_labels() -> None:
-    signal, labels = windows()[0]
-    assert signal.shape == (8, 24, 2)
-    assert labels.shape == (8, 24)
-    assert (signal.dtype, labels.dtype) == (np.dtype("float32"), np.dtype("int32"))
-    np.testing.assert_array_equal(signal[..., 0], labels * 2.0)
-
-
-def test_windows_follow_the_seed_the_epoch_and_the_index() -> None:
-    first, second = windows(noise=0.1), windows(noise=0.1)
-    np.testing.assert_array_equal(first[3][0], second[3][0])
-    assert not np.array_equal(first[3][0], first[4][0])
-    assert not np.array_equal(first[3][0], windows(1, noise=0.1)[3][0])
-    second.on_epoch_end()
-    assert not np.array_equal(first[3][0], second[3][0])
 
 
 def test_a_failed_save_leaves_the_old_pair_alone(

@@ -1,0 +1,302 @@
+"""The pictures of the comparison, drawn from ``metrics.json`` alone.
+
+Owns the three pictures (felt latency against accuracy, what a person saw, compute), their colours and the way numbers
+are written. `demos.report` puts them on a page. Colours are those of Okabe and Ito, which people with any colour vision
+can tell apart; every colour has a word beside it. Refuses nothing: what is None in the metrics is not drawn.
+
+Invariant: no global state of matplotlib is used or changed, and the same metrics give the same SVG.
+
+Source: Okabe and Ito, "Color universal design", 2008, https://jfly.uni-koeln.de/color/.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
+
+Metrics = Mapping[str, Any]
+
+INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
+_LABEL_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+_DARK = {"#0072B2", "#009E73", "#D55E00"}
+_NOTHING = "#eeeeee"
+_CHANNEL_COLOURS = ("#1a1a1a", "#0072B2", "#D55E00")
+_FAMILIES = {"stream": "#0072B2", "window": "#56B4E9", "keras": "#999999"}
+_OTHER = "#D55E00"
+_TIMES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 36000)
+_NOTE_SIZE = 10
+# Around a point, in typographic points, nearest first.
+_PLACES = tuple(
+    (dx * reach, dy * reach)
+    for reach in (12, 18, 26, 36, 48, 62, 78, 96)
+    for dx, dy in ((1.3, 0), (1, 1), (1, -1), (0, 1.2), (0, -1.2), (-1, 1), (-1, -1), (-1.3, 0))
+)
+_LEADER = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 2, "shrinkB": 7}
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "edgeseq",
+}
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, or whole numbers from 100; a dash for None.
+
+    Example:
+        >>> number(0.5), number(36.44), number(99.96), number(12345.6), number(0.0), number(None)
+        ('0.500', '36.4', '100', '12,346', '0', '–')
+    """
+    if value is None:
+        return "–"
+    if value == 0 or abs(value) >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time as a person says it.
+
+    Example:
+        >>> duration(0.5), duration(125.0), duration(7200.0), duration(None)
+        ('0.50 s', '2.1 min', '2.0 h', '–')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def draw_trade_off(ax: Axes, metrics: Metrics) -> None:
+    """Felt latency against accuracy, every point with its name and its cost beside it."""
+    points = [m for m in metrics["methods"] if m["felt_latency_s"]["median"] is not None]
+    if not points:
+        ax.text(0.5, 0.5, "no change of label was found by any method", ha="center", transform=ax.transAxes)
+        return
+    times = [m["felt_latency_s"]["median"] for m in points]
+    heights = [100 * m["frame_accuracy"] for m in points]
+    ax.set_xscale("log")
+    ax.set_xlim(min(times) / 2.5, max(times) * 6)
+    margin = max(1.0, 0.28 * (max(heights) - min(heights)))
+    ax.set_ylim(min(heights) - margin, max(heights) + margin)
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(FixedLocator([t for t in _TIMES_S if low <= t <= high]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g} s" if t < 60 else duration(t).replace(".0", "")))
+    ax.grid(color="#e6e6e6", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.set_title("How late, and how often right", loc="left", fontsize=12.5, fontweight="bold")
+    ax.set_xlabel(
+        "felt latency: from the start of a new exercise until its label is there and stays (median, log scale)"
+    )
+    ax.set_ylabel("frames labelled right, %")
+    for m, x, y in zip(points, times, heights, strict=True):
+        # The window run again gives the stream's labels at nearly the same time: a ring around the stream's point.
+        ring = m["key"] == "window"
+        ax.scatter(
+            [x],
+            [y],
+            s=260 if ring else 110,
+            facecolors="none" if ring else colour(m["key"]),
+            edgecolors=colour(m["key"]) if ring else PAPER,
+            linewidths=2.5 if ring else 1.0,
+            zorder=3,
+        )
+    _label_points(ax, list(zip(times, heights, strict=True)), [_point_words(m) for m in points])
+
+
+def _point_words(method: Mapping[str, Any]) -> str:
+    cost = f"{number(method['cpu_s_per_hour'])} CPU-s an hour"
+    if not method["keeps_up"]:
+        cost = f"falls {number(method['falls_behind_s_per_s'])} s behind every second"
+    return f"{method['name']}\n{duration(method['felt_latency_s']['median'])}, {cost}"
+
+
+def _label_points(ax: Axes, points: Sequence[tuple[float, float]], words: Sequence[str]) -> None:
+    """Write the words beside their points, each at the nearest of some places around its point that is still free."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # settles the layout, so that pixels mean something
+    frame, scale = ax.get_window_extent(), figure.dpi / 72
+    spots = [Bbox.from_bounds(x - 12, y - 12, 24, 24) for x, y in ax.transData.transform(points)]
+    taken: list[Bbox] = []
+    # From the right, because words stand to the right of their point wherever they can.
+    for point, text in sorted(zip(points, words, strict=True), reverse=True):
+        x, y = ax.transData.transform(point)
+        size = _text_size(ax, text)
+        place = min(_PLACES, key=lambda at: _crowding(_box(at, (x, y), size, scale), [*taken, *spots], frame))
+        taken.append(_box(place, (x, y), size, scale))
+        corner = _align(place[0], 1.0, 0.5, 0.0), _align(place[1], 1.0, 0.5, 0.0)
+        ax.annotate(
+            text,
+            point,
+            place,
+            textcoords="offset points",
+            ha=_align(place[0], "right", "center", "left"),
+            va=_align(place[1], "top", "center", "bottom"),
+            fontsize=_NOTE_SIZE,
+            linespacing=1.3,
+            arrowprops=_LEADER | {"relpos": corner},
+        )
+
+
+def _text_size(ax: Axes, text: str) -> tuple[float, float]:
+    """Width and height in pixels."""
+    note = ax.text(0, 0, text, fontsize=_NOTE_SIZE, linespacing=1.3)
+    box = note.get_window_extent()
+    note.remove()
+    return box.width, box.height
+
+
+def _box(place: tuple[float, float], spot: tuple[float, float], size: tuple[float, float], scale: float) -> Bbox:
+    """Where the words would stand, in pixels, with a little room around them."""
+    low = [
+        at + offset * scale - _align(offset, extent, extent / 2, 0.0)
+        for at, offset, extent in zip(spot, place, size, strict=True)
+    ]
+    return Bbox.from_bounds(low[0], low[1], size[0], size[1]).padded(3)
+
+
+def _align(offset: float, below: Any, zero: Any, above: Any) -> Any:
+    return above if offset > 0 else below if offset < 0 else zero
+
+
+def _crowding(box: Bbox, others: Sequence[Bbox], frame: Bbox) -> int:
+    """How many things the words would cover; standing outside of the frame is worse than any of them."""
+    inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+    return box.count_overlaps(others) + (0 if inside else len(others) + 1)
+
+
+def colour(key: str) -> str:
+    """The colour of a method: blues for the TCN, grey for Keras, vermilion for the BiLSTM.
+
+    Example:
+        >>> colour("stream"), colour("bilstm_5")
+        ('#0072B2', '#D55E00')
+    """
+    return _FAMILIES.get(key, _OTHER)
+
+
+def draw_timeline(axes: Sequence[Axes], metrics: Metrics) -> None:
+    """The signal, the truth, and what every method had on the screen at each moment; `axes` one above the other."""
+    line, names = metrics["timeline"], metrics["data"]["label_names"]
+    top, below = axes
+    for (name, values), tint in zip(line["channels"].items(), _CHANNEL_COLOURS, strict=False):
+        moments = [line["start_s"] + i / metrics["data"]["rate_hz"] for i in range(len(values))]
+        top.plot(moments, values, color=tint, linewidth=0.9, label=name)
+    top.legend(loc="upper right", ncols=3, frameon=False, fontsize=9.5, borderaxespad=0, bbox_to_anchor=(1, 1.26))
+    top.set_title("What a person sees, moment by moment", loc="left", fontsize=12.5, fontweight="bold")
+    top.set_ylabel("the sensor", rotation=0, ha="right", va="center")
+    top.tick_params(labelbottom=False, bottom=False)
+    rows = [("what was done", line["truth"], 1.0)]
+    rows += [(_row_name(m), line["shown"][m["key"]], 0.72) for m in metrics["methods"]]
+    shortest = 0.045 * (line["end_s"] - line["start_s"])  # a word needs this much room
+    for row, (_, bands, height) in enumerate(rows):
+        for start, end, label in bands:
+            tint = _LABEL_COLOURS[label % len(_LABEL_COLOURS)] if label >= 0 else _NOTHING
+            below.barh(row, end - start, left=start, height=height, color=tint, linewidth=0)
+            if label < 0 and end - start > 8 * shortest:
+                below.text(start + shortest / 3, row, "nothing yet", va="center_baseline", fontsize=9.5, color=FAINT)
+            elif label >= 0 and end - start > shortest:
+                ink = PAPER if tint in _DARK else INK
+                middle = (start + end) / 2
+                below.text(middle, row, names[label], ha="center", va="center_baseline", fontsize=9.5, color=ink)
+    below.set_ylim(len(rows) - 0.5, -0.6)
+    below.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    below.tick_params(left=False)
+    below.spines["left"].set_visible(False)
+    below.set_xlabel(f"seconds since the session began (session {line['session'] + 1}, subject {line['group']})")
+    for ax in axes:
+        ax.set_xlim(line["start_s"], line["end_s"])
+        for change in line["changes_s"]:
+            ax.axvline(change, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), zorder=4)
+
+
+def _row_name(method: Mapping[str, Any]) -> str:
+    return str(method["name"]) + ("" if method["keeps_up"] else "\n(falls behind: the past)")
+
+
+def draw_compute(ax: Axes, metrics: Metrics) -> None:
+    """Compute per sample: the median as a point, the middle half as a bar, p1 to p99 as a line; the budget beside."""
+    for row, method in enumerate(metrics["methods"]):
+        us, tint = method["compute_per_sample_us"], colour(method["key"])
+        for low, high, width in (("p1", "p99", 2.0), ("p25", "p75", 8.0)):
+            if us[low] is not None and us[high] is not None:
+                ax.plot([us[low], us[high]], [row, row], color=tint, linewidth=width, solid_capstyle="butt")
+        ax.plot([us["p50"]], [row], "o", markersize=8, color=tint, markeredgecolor=PAPER)
+        ax.annotate(
+            f"{number(us['p50'])} µs", (us["p50"], row), (0, 9), textcoords="offset points", ha="center", fontsize=9.5
+        )
+    budget_us = 1e6 / metrics["data"]["rate_hz"]
+    ax.axvline(budget_us, color=INK, linewidth=1.1, linestyle=(0, (4, 3)))
+    ax.annotate(
+        f"the next sample comes: {budget_us / 1000:g} ms",
+        (budget_us, -0.75),
+        (-6, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=9.5,
+    )
+    ax.set_title("Compute for one sample", loc="left", fontsize=12.5, fontweight="bold")
+    ax.set_xscale("log")
+    ax.set_ylim(len(metrics["methods"]) - 0.5, -1.0)
+    ax.set_yticks(range(len(metrics["methods"])), [m["name"] for m in metrics["methods"]])
+    ax.tick_params(axis="y", left=False)
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.set_xlabel("compute per sample, µs (log scale)")
+
+
+def svg(metrics: Metrics, which: str) -> str:
+    """One picture, "trade_off", "timeline" or "compute", as an ``<svg>`` element for a page."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(
+            figsize=(10.6, {"trade_off": 5.0, "timeline": 5.6, "compute": 4.2}[which]), layout="constrained"
+        )
+        if which == "timeline":
+            draw_timeline(_stacked(figure), metrics)
+        else:
+            {"trade_off": draw_trade_off, "compute": draw_compute}[which](figure.add_subplot(), metrics)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _stacked(figure: Any) -> Any:
+    return figure.subplots(2, 1, gridspec_kw={"height_ratios": [1.0, 3.2], "hspace": 0.04})
+
+
+def save_overview(metrics: Metrics, path: Path, headline: str) -> None:
+    """The one picture for a README, 1200 pixels wide: the headline, what a person saw, and the trade-off."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(12, 10.6 if metrics["timeline"] else 6), dpi=100, layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=[1.05, 1.0]) if metrics["timeline"] else [figure]
+        n_lines = math.ceil(len(headline) / 95)
+        words = "\n".join(textwrap.wrap(headline, len(headline) // n_lines + 8))  # lines of about equal length
+        figure.suptitle(words, x=0.012, ha="left", fontsize=15, fontweight="bold", linespacing=1.35)
+        if metrics["timeline"]:
+            draw_timeline(_stacked(parts[0]), metrics)
+        draw_trade_off(parts[-1].add_subplot(), metrics)
+        figure.savefig(path, format="png", metadata={"Software": None})
