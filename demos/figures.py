@@ -38,8 +38,11 @@ _NOTE_SIZE = 10
 # Around a point, in typographic points, nearest first.
 _PLACES = tuple(
     (dx * reach, dy * reach)
-    for reach in (12, 18, 26, 36, 48, 62, 78, 96)
-    for dx, dy in ((1.3, 0), (1, 1), (1, -1), (0, 1.2), (0, -1.2), (-1, 1), (-1, -1), (-1.3, 0))
+    for reach in (12, 18, 26, 36, 48, 62, 78, 96, 120)
+    for dx, dy in (
+        *((1.3, 0), (1, 1), (1, -1), (0, 1.2), (0, -1.2), (-1, 1), (-1, -1), (-1.3, 0)),
+        *((1.3, 0.5), (1.3, -0.5), (0.5, 1.2), (0.5, -1.2)),
+    )
 )
 _LEADER = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 2, "shrinkB": 7}
 _STYLE: dict[Any, Any] = {
@@ -96,8 +99,8 @@ def draw_trade_off(ax: Axes, metrics: Metrics) -> None:
     times = [m["felt_latency_s"]["median"] for m in points]
     heights = [100 * m["frame_accuracy"] for m in points]
     ax.set_xscale("log")
-    ax.set_xlim(min(times) / 2.5, max(times) * 6)
-    margin = max(1.0, 0.28 * (max(heights) - min(heights)))
+    ax.set_xlim(min(times) / 8, max(times) * 8)  # room for words on both sides
+    margin = max(1.0, 0.4 * (max(heights) - min(heights)))
     ax.set_ylim(min(heights) - margin, max(heights) + margin)
     low, high = ax.get_xlim()
     ax.xaxis.set_major_locator(FixedLocator([t for t in _TIMES_S if low <= t <= high]))
