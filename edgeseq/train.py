@@ -119,6 +119,7 @@ def train_tagger(
 
     Example:
         >>> import tempfile
+        >>> from edgeseq import tcn_tagger
         >>> x = np.sign(np.sin(np.arange(120) / 9))[:, None].astype(np.float32)
         >>> sessions = Sessions(
         ...     (x,) * 3, ((x[:, 0] > 0).astype(np.int32),) * 3, (1, 2, 3), ("x",), ("low", "high"), rate_hz=10.0)
