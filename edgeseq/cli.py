@@ -50,6 +50,7 @@ def train(
         from edgeseq.sessions import Sessions
         from edgeseq.train import train_tagger
         from edgeseq.watch import AUGMENTATION, load_recordings, splice
+    out.parent.mkdir(parents=True, exist_ok=True)
     watch = data == "watch"
     sessions = splice(load_recordings(), seed=seed) if watch else Sessions.load(data)
     report = train_tagger(

@@ -52,20 +52,28 @@ def lowered() -> Iterator[NativeOps]:
     if not _tracing.acquire(blocking=False):
         raise ExportError("another export runs in this process; export one model at a time, or use two processes")
     native = NativeOps()
-    originals = {layer_class: layer_class.__dict__["call"] for layer_class in RULES}
+    inherited = {layer_class for layer_class in RULES if "call" not in vars(layer_class)}
+    originals = {layer_class: layer_class.call for layer_class in RULES}
     try:
         for layer_class, rule in RULES.items():
             layer_class.call = _stand_in(originals[layer_class], rule, native)
         yield native
     finally:
         for layer_class, original in originals.items():
-            layer_class.call = original
+            if layer_class in inherited:
+                del layer_class.call
+            else:
+                layer_class.call = original
         _tracing.release()
 
 
 def _stand_in(original: Callable[..., Any], rule: Rule, native: NativeOps) -> Callable[..., Any]:
+    tracing_thread = threading.get_ident()
+
     @wraps(original)
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != tracing_thread:  # a model that another thread runs meanwhile
+            return original(layer, *args, **kwargs)
         if layer.compute_dtype != "float32":
             raise UnsupportedLayerError(
                 f"layer {layer.name!r}: expected compute dtype float32, got {layer.compute_dtype}; the exported model "

@@ -34,11 +34,11 @@ class _Kind:
 
 
 _KINDS: dict[type[keras.layers.Layer], _Kind] = {
-    keras.layers.LSTM: _Kind(
+    keras.layers.LSTMCell: _Kind(
         "LSTM", (0, 3, 1, 2), lambda cell: [cell.recurrent_activation, cell.activation, cell.activation], 2
     ),
-    keras.layers.GRU: _Kind("GRU", (0, 1, 2), lambda cell: [cell.recurrent_activation, cell.activation], 1),
-    keras.layers.SimpleRNN: _Kind("RNN", (0,), lambda cell: [cell.activation], 1),
+    keras.layers.GRUCell: _Kind("GRU", (0, 1, 2), lambda cell: [cell.recurrent_activation, cell.activation], 1),
+    keras.layers.SimpleRNNCell: _Kind("RNN", (0,), lambda cell: [cell.activation], 1),
 }
 
 # Keras activation -> (ONNX name, alpha, beta); Keras' hard_sigmoid is relu6(x + 3) / 6.
@@ -77,7 +77,7 @@ def one_direction(native: NativeOps, layer: Any, x: Any, initial_state: Any, mas
 def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
     """``Bidirectional`` over two layers of one kind as one operator; two operators and a merge otherwise."""
     forward, backward = layer.forward_layer, layer.backward_layer
-    same = type(forward) is type(backward) and _kind(forward) is not None and forward.units == backward.units
+    same = _kind(forward) is _kind(backward) is not None and forward.units == backward.units
     if not same or forward.go_backwards or initial_state is not None or layer.return_state:
         return _merge_two_layers(layer, x, initial_state, mask)
     units = forward.units
@@ -156,7 +156,8 @@ def _run(
 
 
 def _kind(layer: Any) -> _Kind | None:
-    return _KINDS.get(type(layer))
+    """How the layer is written in ONNX; None for other layers, and for cells that compute something of their own."""
+    return next((kind for cell, kind in _KINDS.items() if type(getattr(layer, "cell", None)) is cell), None)
 
 
 def _weights(kind: _Kind, cell: Any) -> tuple[Array, Array, Array]:

@@ -40,7 +40,25 @@ def streams(*op_types: str) -> Callable[[Rule], Rule]:
 # Operators that work on each step alone.
 
 
-@streams(*ELEMENTWISE, "Pow", "Where", "Equal", "Less", "Greater", "Not", "And", "Or", "PRelu", "Softsign", "Sign")
+_POINTWISE = {
+    *ELEMENTWISE,
+    "Pow",
+    "Mod",
+    "PRelu",
+    "Sign",
+    "Log",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Where",
+}
+_POINTWISE |= {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "ThresholdedRelu"}
+
+
+@streams(*sorted(_POINTWISE))
 def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     timed = [a for a in arguments if isinstance(a, Timed)]
     first = timed[0]

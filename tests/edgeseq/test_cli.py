@@ -82,7 +82,7 @@ def test_train_writes_a_model_and_prints_its_score(tmp_path: Path, capsys: pytes
     signals = tuple(rng.normal(size=(600, 2)).astype(np.float32) for _ in range(3))
     labels: Any = tuple((x[:, 0] > 0).astype(np.int32) for x in signals)
     Sessions(signals, labels, (1, 2, 3), ("a", "b"), ("low", "high"), rate_hz=10.0).save(tmp_path / "data.npz")
-    out = tmp_path / "model.keras"
+    out = tmp_path / "new" / "model.keras"
     data = tmp_path / "data.npz"
     assert not run("train", "tcn", "-o", out, "--data", data, "--held-out", 3, "--epochs", 1)
     assert out.is_file()

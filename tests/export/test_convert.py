@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,7 @@ from keras import layers as L  # noqa: N812
 from edgeseq import TCN, bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagger
 from edgeseq.errors import ExportError, UnsupportedLayerError
 from edgeseq.export.convert import to_onnx
+from edgeseq.export.lowering import lowered
 from edgeseq.export.verify import compare
 
 Randomise = Callable[..., Any]
@@ -45,6 +48,16 @@ class Doubling(L.Layer):  # type: ignore[misc]  # a layer that a user wrote arou
 
     def call(self, x: Any) -> Any:
         return self.conv(x) * 2.0
+
+
+@keras.saving.register_keras_serializable()  # Bidirectional copies its layer
+class Renamed(L.LSTM):  # type: ignore[misc]  # a subclass that computes what its base computes
+    pass
+
+
+class Halved(L.Dense):  # type: ignore[misc]  # a subclass that does not
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return super().call(inputs, training) / 2
 
 
 def nested() -> Any:
@@ -104,6 +117,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "nested": nested,
     "shared layer": shared,
+    "subclasses": lambda: chain(L.Bidirectional(Renamed(3, return_sequences=True)), Halved(3)),
     "user-made layer": lambda: chain(Doubling(), time_distributed()),
     "rescaling": lambda: chain(L.Rescaling(0.1, 2.0), L.Dropout(0.5), L.Dense(2)),
 }
@@ -214,9 +228,25 @@ def test_python_inside_the_graph_is_refused() -> None:
 
 
 def test_no_cudnn_operator_even_when_keras_sees_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What Keras asks before it emits CudnnRNNV3; a machine with a GPU answers True.
-    from keras.src import backend
+    import tensorflow as tf
 
-    monkeypatch.setattr(backend, "cudnn_ok", lambda *_, **__: True)
+    # What Keras asks before it emits CudnnRNNV3; a machine with a GPU answers True.
+    rnn = sys.modules["keras.src.backend.tensorflow.rnn"]  # the package has a function of this name
+    monkeypatch.setattr(rnn, "cudnn_ok", lambda *_, **__: True)
     model = bilstm_tagger(4, 3, units=4)
-    assert {n.op_type for n in to_onnx(model).graph} >= {"LSTM"}
+    plain = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((None, None, 4)))
+    assert "CudnnRNNV3" in {op.type for op in plain.graph.get_operations()}
+    assert {n.op_type for n in to_onnx(model).graph} >= {"LSTM", "MatMul"}
+
+
+def test_a_model_in_another_thread_runs_as_keras_wrote_it() -> None:
+    model = chain(L.LSTM(3, return_sequences=True), L.Conv1D(2, 2, padding="causal"))
+    x = _inputs(model, 2, 5, 0)
+    expected = model(x).numpy()
+    with lowered(), ThreadPoolExecutor(1) as pool:
+        np.testing.assert_allclose(pool.submit(lambda: model(x).numpy()).result(), expected, atol=1e-6)
+
+
+def test_a_second_export_at_the_same_time_is_refused() -> None:
+    with lowered(), pytest.raises(ExportError, match="another export runs in this process"):
+        to_onnx(chain(L.Dense(2)))

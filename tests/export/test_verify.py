@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
 
+from edgeseq import tcn_tagger
 from edgeseq.errors import VerificationError
+from edgeseq.export import export_model
 from edgeseq.export.verify import TOLERANCE, compare
 
 
@@ -38,3 +43,20 @@ def test_padded_steps_are_not_compared() -> None:
     expected, got = np.zeros((1, 3, 2)), np.zeros((1, 3, 2))
     got[0, 2] = 9
     assert compare(expected, got, "x", valid=np.array([[True, True, False]])) == 0
+
+
+def test_an_ill_conditioned_model_is_held_to_what_rounding_does_and_no_more(tmp_path: Path) -> None:
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, keras.ops.sin(inputs * 3000.0))  # the last bit of the input moves the output by 1e-4
+    seen = export_model(model, tmp_path, name="m").verification
+    assert seen.stream is not None
+    for seed in range(5):
+        keras.utils.set_random_seed(seed)
+        export_model(tcn_tagger(6, 7), tmp_path, name="fresh")
+
+
+def test_a_difference_of_a_thousandth_is_a_mistake_even_there() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(1, 50, 3))
+    with pytest.raises(VerificationError, match=r"tolerance 4e-05"):
+        compare(y, y + 1e-3, "x", tolerance=4e-5)
