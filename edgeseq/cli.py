@@ -102,7 +102,7 @@ def export(
     seen = report.verification
     rows = {
         "offline": f"{report.offline} ({report.n_nodes} nodes)",
-        "Keras and offline differ by": f"{seen.offline:.1e} of the output's scale, {seen.n_sequences} sequences",
+        "Keras and offline differ by": f"{seen.offline:.1e} of the output's scale (allowed {seen.tolerance:.0e})",
     }
     if report.stream is None:
         rows["no step graph"] = str(report.not_streamable)

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
 
@@ -125,34 +125,60 @@ def _from_dict(raw: dict[str, Any]) -> Description:
         raise ModelFileError(f"metadata {METADATA_KEY!r}: missing fields {missing}, unknown fields {unknown}")
     try:
         past, future = raw["receptive_field"]
-        values = {
-            **raw,
-            "input": _port(raw["input"]),
-            "output": _port(raw["output"]),
-            "receptive_field": (past, future),
-            "state": tuple(StateSpec(**{**s, "shape": _shape(s["shape"])}) for s in raw["state"]),
-            "feature_names": _names(raw["feature_names"]),
-            "label_names": _names(raw["label_names"]),
-            "offline": None if raw["offline"] is None else OfflineReference(**raw["offline"]),
-        }
-        for name, allowed in {"kind": ("offline", "stream"), "law": ("equal", "prefix")}.items():
-            if values[name] not in allowed:
-                raise ValueError(f"{name}: expected one of {allowed}, got {values[name]!r}")
-        if values["hop"] < 1 or values["lookahead"] < 0:
-            raise ValueError(f"expected hop >= 1 and lookahead >= 0, got {values['hop']} and {values['lookahead']}")
-        return Description(**values)
+        offline = raw["offline"]
+        description = Description(
+            **{
+                **raw,
+                "input": _port(raw["input"]),
+                "output": _port(raw["output"]),
+                "receptive_field": (past, future),
+                "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
+                "feature_names": _names(raw["feature_names"]),
+                "label_names": _names(raw["label_names"]),
+                "offline": None if offline is None else OfflineReference(**offline),
+            }
+        )
+        _check(description)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"metadata {METADATA_KEY!r}: {error}; the file is damaged, export it again") from error
+    return description
+
+
+def _check(d: Description) -> None:
+    """Raise ValueError for a field of the wrong kind."""
+
+    def expect(what: str, expected: str, value: Any, *, right: bool) -> None:
+        if not right:
+            raise ValueError(f"{what}: expected {expected}, got {value!r}")
+
+    for what, value, allowed in (("kind", d.kind, get_args(Kind)), ("law", d.law, get_args(Law))):
+        expect(what, f"one of {allowed}", value, right=value in allowed)
+    tensors: list[Port | StateSpec] = [d.input, d.output, *d.state]
+    for each in tensors:
+        expect("dtype", f"one of {get_args(DTypeName)}", each.dtype, right=each.dtype in get_args(DTypeName))
+        expect("shape", "sizes of 0 or more", each.shape, right=all(_is_count(n) for n in each.shape))
+    for state in d.state:
+        expect("initial", "a number", state.initial, right=_is_number(state.initial))
+    names = [d.name, d.graph_sha256, d.input.name, d.output.name, *(n for s in d.state for n in (s.input, s.output))]
+    expect("names", "texts", names, right=all(isinstance(n, str) for n in names))
+    reach = d.receptive_field
+    expect("receptive_field", "two counts or null", reach, right=all(n is None or _is_count(n) for n in reach))
+    expect("hop", "hop >= 1", d.hop, right=_is_count(d.hop) and d.hop >= 1)
+    expect("lookahead", "lookahead >= 0", d.lookahead, right=_is_count(d.lookahead))
+    expect("per_step", "true or false", d.per_step, right=isinstance(d.per_step, bool))
+    expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _port(raw: Mapping[str, Any]) -> Port:
-    return Port(name=raw["name"], dtype=raw["dtype"], shape=_shape(raw["shape"]))
-
-
-def _shape(raw: Any) -> tuple[int, ...]:
-    if not isinstance(raw, list) or not all(isinstance(n, int) and n >= 0 for n in raw):
-        raise ValueError(f"expected a shape as a list of sizes, got {raw!r}")
-    return tuple(raw)
+    return Port(name=raw["name"], dtype=raw["dtype"], shape=tuple(raw["shape"]))
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

@@ -122,6 +122,8 @@ def sink_transpose(node: ir.Node) -> bool:
             producer = value.producer()
             assert producer is not None
             inputs.append(producer.inputs[0])
+        elif fixed.ndim > len(perm):
+            return False
         else:
             aligned = fixed.reshape((1,) * (len(perm) - fixed.ndim) + fixed.shape).transpose(np.argsort(perm))
             inputs.append(_initializer(node.graph, aligned, f"{value.name}_t"))
@@ -155,14 +157,14 @@ def _never_negative(value: ir.Value) -> bool:
 
 def merge_sums(node: ir.Node) -> bool:
     """A chain of two-input Adds is one Sum."""
-    if node.op_type not in ("Add", "Sum"):
+    if node.op_type not in ("Add", "Sum") or node.outputs[0].dtype is not ir.DataType.FLOAT:  # Sum takes no integers
         return False
     terms: list[ir.Value | None] = []
     for value in node.inputs:
         before = value.producer() if value is not None and constant(value) is None else None
-        chained = before is not None and before.op_type in ("Add", "Sum") and _same_shape([*before.inputs, value])
+        chained = before is not None and before.op_type in ("Add", "Sum") and _none_constant([*before.inputs, value])
         terms += before.inputs if before is not None and chained and len(list(value.uses())) == 1 else [value]  # type: ignore[union-attr]
-    if len(terms) == len(node.inputs) or not _same_shape(terms):
+    if len(terms) == len(node.inputs) or not _none_constant(terms):
         return False
     merged = ir.node("Sum", terms, name=node.name)
     _insert_after(node, [merged])
@@ -170,8 +172,8 @@ def merge_sums(node: ir.Node) -> bool:
     return True
 
 
-def _same_shape(values: Sequence[ir.Value | None]) -> bool:
-    # Sums of tensors with a batch: a constant (a bias) is left to the node that adds it.
+def _none_constant(values: Sequence[ir.Value | None]) -> bool:
+    # A constant, a bias, is left to the node that adds it.
     return all(v is not None and constant(v) is None for v in values)
 
 

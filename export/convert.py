@@ -53,13 +53,14 @@ def to_onnx(model: Any) -> ir.Model:
         ExportError: the model cannot be converted right; the message says why and what to do.
     """
     shape, dtype = _signature(model)
+    output_shape = _output_shape(model)
     with lowered() as native, _quiet(), tf.device("/cpu:0"):
         traced = tf.function(lambda x: model(x, training=False), autograph=False)
         concrete = traced.get_concrete_function(tf.TensorSpec(shape, dtype, name=INPUT))
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
         graph_def = frozen.graph.as_graph_def(add_shapes=True)
         graph_model: ir.Model = ir.from_proto(_tf2onnx(graph_def, _output_tensor(model, concrete).name, native))
-    _name_ports(graph_model, list(shape), _output_shape(model))
+    _name_ports(graph_model, list(shape), output_shape)
     clean_up(graph_model)
     _refuse_foreign_operators(graph_model)
     _name_by_order(graph_model.graph)
@@ -86,6 +87,10 @@ def _signature(model: Any) -> tuple[tuple[int | None, ...], Any]:
             f"Keras runs on {keras.backend.backend()!r}: the conversion needs TensorFlow. Save the model and export it "
             "with KERAS_BACKEND=tensorflow (edgeseq export MODEL.keras -o DIR)"
         )
+    if not isinstance(model, keras.Model):
+        raise ExportError(
+            f"expected a keras.Model, got {type(model).__name__}; wrap a layer as keras.Model(inputs, outputs)"
+        )
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
         raise ExportError(
@@ -97,13 +102,20 @@ def _signature(model: Any) -> tuple[tuple[int | None, ...], Any]:
             f"model {model.name!r}: expected one input and one output, got {len(inputs)} and {len(outputs)}; "
             "export one keras.Model per output"
         )
-    shape = tuple(inputs[0].shape)
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] is None):
+    shape, dtype = tuple(inputs[0].shape), keras.backend.standardize_dtype(inputs[0].dtype)
+    tokens = len(shape) == 2 and dtype in ("int32", "int64")
+    sensor = len(shape) == 3 and shape[2] is not None and dtype == "float32"
+    if not (tokens or sensor):
         raise ExportError(
-            f"model {model.name!r}: expected input (batch, time, channels) with known channels, or tokens "
-            f"(batch, time), got {shape}"
+            f"model {model.name!r}: expected input (batch, time, channels) float32 with known channels, or tokens "
+            f'(batch, time) int32 or int64, got {shape} {dtype}; tokens need keras.Input((None,), dtype="int32")'
         )
-    return (None, None, *shape[2:]), tf.as_dtype(inputs[0].dtype)
+    if shape[1] is not None:
+        raise ExportError(
+            f"model {model.name!r}: expected any length, got an input of {shape[1]} steps; build it with "
+            "keras.Input((None, n_channels)) and copy the weights with set_weights"
+        )
+    return (None, None, *shape[2:]), tf.as_dtype(dtype)
 
 
 def _output_tensor(model: Any, concrete: Any) -> Any:
@@ -114,6 +126,11 @@ def _output_tensor(model: Any, concrete: Any) -> Any:
 
 def _output_shape(model: Any) -> list[int | None]:
     shape = tuple(model.outputs[0].shape)
+    if len(shape) not in (2, 3) or shape[-1] is None:
+        raise ExportError(
+            f"model {model.name!r}: expected output (batch, time, K) or (batch, K) with known K, got {shape}; "
+            "end it in a Dense or a Reshape to one of these"
+        )
     return [None, *([None] if len(shape) == 3 else []), shape[-1]]
 
 

@@ -20,9 +20,11 @@ import onnx_ir as ir
 
 from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.convert import to_onnx
+from edgeseq.export.probes import vocabulary_size
 from edgeseq.export.streamify import StepModel, streamify
-from edgeseq.export.verify import Verification, verify_offline, verify_stream, vocabulary_size
+from edgeseq.export.verify import Verification, verify_offline, verify_stream
 from edgeseq.model_file import METADATA_KEY, Description, OfflineReference, Port, graph_sha256
+from edgeseq.runtime.inputs import InputCheck
 
 
 @dataclass(frozen=True)
@@ -77,30 +79,26 @@ def export_model(
         ...     report.offline.name, report.stream.name
         ('gesture.onnx', 'gesture.stream.onnx')
     """
-    stem = _stem(name or keras_model.name)
     offline = to_onnx(keras_model)
+    stem = _stem(name or keras_model.name)
     description = _describe(offline, stem, feature_names, label_names, rate_hz)
+    own = _checked(check_inputs, description.input)
     step, why_not = _try_streamify(offline)
     if step is not None:
         description = replace(description, receptive_field=(step.past, 0))
-    folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}.") as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch) / f"{stem}.onnx"]
         description = _write(files[0], offline, description)
-        seen = verify_offline(keras_model, files[0], check_inputs)
+        seen = verify_offline(keras_model, files[0], own)
         if step is not None:
             files.append(Path(scratch) / f"{stem}.stream.onnx")
             _write(files[1], step.model, _describe_stream(description, step, files[0].name))
-            seen = replace(
-                seen,
-                stream=verify_stream(files[0], files[1], check_inputs, vocabulary=vocabulary_size(keras_model)),
-            )
-        for file in files:
-            os.replace(file, folder / file.name)
+            vocabulary = vocabulary_size(keras_model)
+            seen = replace(seen, stream=verify_stream(files[0], files[1], own, vocabulary=vocabulary))
+        written = _publish(files, Path(out_dir), stem)
     return ExportReport(
-        offline=folder / f"{stem}.onnx",
-        stream=folder / f"{stem}.stream.onnx" if step is not None else None,
+        offline=written[0],
+        stream=written[1] if step is not None else None,
         not_streamable=why_not,
         verification=seen,
         n_nodes=len(list(offline.graph)),
@@ -108,9 +106,37 @@ def export_model(
     )
 
 
+def _publish(files: Sequence[Path], folder: Path, stem: str) -> list[Path]:
+    """Put verified files into the folder, each as a whole; an older step graph of the name does not outlive it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"out_dir: expected a folder, got the file {str(folder)!r}") from error
+    targets = [folder / file.name for file in files]
+    for file, target in zip(files, targets, strict=True):
+        new = target.with_name(f".{target.name}.new")
+        new.write_bytes(file.read_bytes())
+        os.replace(new, target)
+    if len(files) == 1:
+        (folder / f"{stem}.stream.onnx").unlink(missing_ok=True)
+    return targets
+
+
+def _checked(check_inputs: Sequence[np.ndarray[Any, Any]], port: Port) -> list[np.ndarray[Any, Any]]:
+    check = InputCheck(port, has_steps=False)
+    own = [check.chunk(x, f"check_inputs[{i}]") for i, x in enumerate(check_inputs)]
+    for i, x in enumerate(own):
+        if len(x) == 0:
+            raise ConfigError(f"check_inputs[{i}]: expected at least one sample, got none; leave it out")
+    return own
+
+
 def _stem(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ConfigError(f"name: expected letters, digits, '_', '-' and '.', got {name!r}; it becomes a file name")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name.endswith(".stream"):
+        raise ConfigError(
+            f"name: expected letters, digits, '_', '-' and '.', not ending in '.stream', got {name!r}; "
+            "it becomes a file name"
+        )
     return name
 
 
@@ -133,9 +159,11 @@ def _describe(
         ("feature_names", feature_names, source.shape[0] if source.shape else 0),
         ("label_names", label_names, output.shape[0]),
     ):
-        if names is not None and (len(names) != size or len(set(names)) != size):
+        if names is None:
+            continue
+        if len(names) != size or len(set(names)) != size or not all(isinstance(n, str) for n in names):
             raise ConfigError(f"{what}: expected {size} different names, one for each, got {list(names)}")
-    if rate_hz is not None and not 0 < rate_hz < float("inf"):
+    if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < float("inf")):
         raise ConfigError(f"rate_hz: expected samples per second above 0, got {rate_hz}")
     return Description(
         kind="offline",

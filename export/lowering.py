@@ -52,6 +52,8 @@ def lowered() -> Iterator[NativeOps]:
     if not _tracing.acquire(blocking=False):
         raise ExportError("another export runs in this process; export one model at a time, or use two processes")
     native = NativeOps()
+    filtering = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()  # it wraps our errors in a page about the layer's arguments
     inherited = {layer_class for layer_class in RULES if "call" not in vars(layer_class)}
     originals = {layer_class: layer_class.call for layer_class in RULES}
     try:
@@ -64,6 +66,8 @@ def lowered() -> Iterator[NativeOps]:
                 del layer_class.call
             else:
                 layer_class.call = original
+        if filtering:
+            keras.config.enable_traceback_filtering()
         _tracing.release()
 
 
@@ -90,9 +94,9 @@ def _dense(_native: NativeOps, layer: Any, inputs: Any, training: Any = None) ->
     # Keras reshapes by dynamic shapes around a matrix product; a broadcasting product is one MatMul.
     if getattr(layer, "quantization_mode", None) is not None:
         return NotImplemented
-    y = tf.matmul(inputs, tf.constant(weight(layer.kernel)))
+    y = tf.matmul(inputs, tf.constant(weight(layer, "kernel")))
     if layer.bias is not None:
-        y = y + tf.constant(weight(layer.bias))
+        y = y + tf.constant(weight(layer, "bias"))
     return y if layer.activation is None else layer.activation(y)
 
 
@@ -115,7 +119,7 @@ def _embedding(_native: NativeOps, layer: Any, inputs: Any) -> Any:
     # Keras wraps negative tokens by arithmetic on every token; a Gather of TensorFlow and of ONNX is one operator.
     if getattr(layer, "quantization_mode", None) is not None:
         return NotImplemented
-    return tf.gather(tf.constant(weight(layer.embeddings)), inputs)
+    return tf.gather(tf.constant(weight(layer, "embeddings")), inputs)
 
 
 @lowers(keras.layers.LayerNormalization)
@@ -124,8 +128,8 @@ def _layer_normalization(native: NativeOps, layer: Any, inputs: Any) -> Any:
     if list(np.atleast_1d(layer.axis) % rank) != [rank - 1] or getattr(layer, "rms_scaling", False):
         return NotImplemented
     width = inputs.shape[-1]
-    scale = weight(layer.gamma) if layer.scale else np.ones(width, np.float32)
-    shift = weight(layer.beta) if layer.center else np.zeros(width, np.float32)
+    scale = weight(layer, "gamma") if layer.scale else np.ones(width, np.float32)
+    shift = weight(layer, "beta") if layer.center else np.zeros(width, np.float32)
 
     def emit(onnx: Emitter, names: list[str]) -> list[str]:
         constants = onnx.constant(scale), onnx.constant(shift)
@@ -140,18 +144,18 @@ def _batch_normalization(_native: NativeOps, layer: Any, inputs: Any, training: 
     # At inference an affine map per channel: two operators whose constants the graph clean-up can fold away.
     if layer.axis not in (-1, len(inputs.shape) - 1):
         return NotImplemented
-    mean, variance = weight(layer.moving_mean), weight(layer.moving_variance)
+    mean, variance = weight(layer, "moving_mean"), weight(layer, "moving_variance")
     scale = 1.0 / np.sqrt(variance.astype(np.float64) + layer.epsilon)
-    scale = scale * weight(layer.gamma) if layer.scale else scale
-    shift = -mean * scale + (weight(layer.beta) if layer.center else 0.0)
+    scale = scale * weight(layer, "gamma") if layer.scale else scale
+    shift = -mean * scale + (weight(layer, "beta") if layer.center else 0.0)
     return inputs * tf.constant(scale.astype(np.float32)) + tf.constant(shift.astype(np.float32))
 
 
 @lowers(keras.layers.Conv1D)
 def _conv1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
     # TensorFlow goes through a 2-D convolution, SpaceToBatch for some dilations, and has no groups on a CPU.
-    kernel = weight(layer.kernel).transpose(2, 1, 0)
-    bias = weight(layer.bias) if layer.use_bias else np.zeros(layer.filters, np.float32)
+    kernel = weight(layer, "kernel").transpose(2, 1, 0)
+    bias = weight(layer, "bias") if layer.use_bias else np.zeros(layer.filters, np.float32)
     attributes: dict[str, Any] = {
         "kernel_shape": [layer.kernel_size[0]],
         "strides": [layer.strides[0]],

@@ -106,8 +106,8 @@ def _never_run(*_inputs: Any) -> None:
     raise AssertionError("an edgeseq marker was executed; it exists only to be converted")
 
 
-def weight(variable: Any) -> np.ndarray[Any, Any]:
-    """The value of a Keras variable or tensor, also while TensorFlow is tracing."""
+def weight(layer: Any, name: str) -> np.ndarray[Any, Any]:
+    """The value of a layer's weight, also while TensorFlow is tracing, and also where it is computed (LoRA)."""
     with tf.init_scope():
-        value: np.ndarray[Any, Any] = tf.convert_to_tensor(variable).numpy()
+        value: np.ndarray[Any, Any] = tf.convert_to_tensor(getattr(layer, name)).numpy()
         return value

@@ -168,9 +168,9 @@ def _weights(kind: _Kind, cell: Any) -> tuple[Array, Array, Array]:
         gates = array.reshape(len(kind.gates), units, *array.shape[1:])
         return gates[list(kind.gates)].reshape(array.shape)
 
-    kernel, recurrent = weight(cell.kernel).T, weight(cell.recurrent_kernel).T
+    kernel, recurrent = weight(cell, "kernel").T, weight(cell, "recurrent_kernel").T
     rows = len(kind.gates) * units
-    bias = weight(cell.bias) if cell.use_bias else np.zeros(rows, np.float32)
+    bias = weight(cell, "bias") if cell.use_bias else np.zeros(rows, np.float32)
     both = bias if bias.ndim == 2 else np.stack([bias, np.zeros_like(bias)])  # a GRU with reset_after has two
     return reorder(kernel), reorder(recurrent), np.concatenate([reorder(b) for b in both])
 

@@ -86,6 +86,18 @@ def _matmul(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     return [replace(x, value=step.copy(node, _values(arguments))[0])]
 
 
+@streams("Concat")
+def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    timed = [a for a in arguments if isinstance(a, Timed)]
+    first = timed[0]
+    if len(timed) < len(arguments) or any((a.axis, a.offline) != (first.axis, first.offline) for a in timed):
+        raise refuse(node, "its inputs are not all over time at the same axis", _REARRANGE)
+    axis = first.lift(node.attributes.get_int("axis"))
+    if axis == first.axis:
+        raise refuse(node, "it joins sequences end to end", "join channels instead")
+    return [replace(first, value=step.copy(node, _values(arguments), axis=axis)[0], past=_farthest(timed))]
+
+
 @streams("Softmax", "LogSoftmax", "LayerNormalization")
 def _along_channels(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x = _first(node, arguments)
@@ -235,6 +247,8 @@ def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     x = _first(node, arguments)
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = sorted(x.lift(int(a)) for a in (given if given is not None else range(x.rank)))
+    if (1 if x.axis == 0 else 0) in axes:
+        raise refuse(node, "it mixes the sequences of a batch", "reduce over channels or time only")
     keepdims = bool(node.attributes.get_int("keepdims", 1))
     if x.axis not in axes:
         y = step.op(node.op_type, x.value, step.constant(axes), keepdims=int(keepdims))

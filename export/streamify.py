@@ -16,7 +16,7 @@ import onnx_ir.passes.common as passes
 
 from edgeseq.errors import NotStreamableError
 from edgeseq.export.cleanup import constant
-from edgeseq.export.stream_graph import StepGraph, Timed, refuse
+from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
 from edgeseq.model_file import Law, StateSpec
 
@@ -48,6 +48,10 @@ def streamify(offline: ir.Model) -> StepModel:
     for node in graph:
         _write(step, node, known)
     result = known.get(graph.outputs[0])
+    if isinstance(result, Timed) and result.offline is TimeAxis.LAST:
+        raise NotStreamableError(
+            f"output {graph.outputs[0].name!r} keeps a time axis of one step; drop it (keepdims=False, or h[:, -1, :])"
+        )
     if not isinstance(result, Timed):
         raise NotStreamableError(f"output {graph.outputs[0].name!r} does not depend on the input over time")
     return _finish(offline, step, sample, result)
@@ -111,7 +115,7 @@ def _finish(offline: ir.Model, step: StepGraph, sample: ir.Value, result: Timed)
         producer_name="edgeseq",
     )
     _tidy(model)
-    law: Law = "equal" if port.shape is not None and len(port.shape) == len(shape) else "prefix"
+    law: Law = "prefix" if result.gone else "equal"
     return StepModel(model, law, result.past, tuple(step.states.values()))
 
 

@@ -29,7 +29,8 @@ class InputCheck:
 x.astype(np.float32)
     """
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Port, *, has_steps: bool = True) -> None:
+        self._has_steps = has_steps
         self._shape = port.shape
         self._dtype = np.dtype(port.dtype)
         self._is_token = port.shape == ()
@@ -60,6 +61,10 @@ x.astype(np.float32)
         return np.array(x, self._dtype)
 
     def _same_kind(self, x: Any, shape: tuple[int | str, ...], where: object) -> None:
+        if isinstance(x, (np.ma.MaskedArray, np.matrix)):  # their methods skip values, or change shapes
+            raise DTypeError(
+                f"{where}: expected a plain numpy array, got {type(x).__name__}; decide what its gaps are first"
+            )
         if isinstance(x, np.ndarray) and x.dtype == self._dtype and x.shape == shape:
             return
         expected = f"{self._dtype.name} ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
@@ -68,10 +73,11 @@ x.astype(np.float32)
                 f"{where}: expected a numpy array {expected}, got {type(x).__name__}; "
                 f"convert with np.asarray(x, dtype=np.{self._dtype.name})"
             )
-        got = f"{x.dtype.name} {x.shape}"
+        same_name = x.dtype.name == self._dtype.name  # another byte order
+        got = f"{x.dtype.str if same_name and x.dtype != self._dtype else x.dtype.name} {x.shape}"
         if x.dtype != self._dtype:
             raise DTypeError(f"{where}: expected {expected}, got {got}; cast with x.astype(np.{self._dtype.name})")
-        raise ShapeError(f"{where}: expected {expected}, got {got}; {_advice(x, self._shape, len(shape))}")
+        raise ShapeError(f"{where}: expected {expected}, got {got}; {self._advice(x, len(shape))}")
 
     def _values(self, x: Array, where: object, *, first: int | None) -> None:
         if self._dtype.kind != "f":
@@ -89,12 +95,11 @@ x.astype(np.float32)
             f"{where}: expected finite values, got {x[at]} at {place}; repair or drop it before the model"
         )
 
-
-def _advice(x: Array, sample: tuple[int, ...], expected_ndim: int) -> str:
-    if expected_ndim == len(sample) and x.ndim == expected_ndim + 1:
-        return "use push() for a chunk of samples"
-    if expected_ndim == len(sample) + 1 and x.shape == sample:
-        return "use step() for one sample"
-    if x.ndim == expected_ndim + 1 and x.shape[0] == 1:
-        return "drop the batch axis with x[0]: a stream is one sequence"
-    return "the last axis holds the model's channels"
+    def _advice(self, x: Array, expected_ndim: int) -> str:
+        if self._has_steps and expected_ndim == len(self._shape) and x.ndim == expected_ndim + 1:
+            return "use push() for a chunk of samples"
+        if self._has_steps and expected_ndim == len(self._shape) + 1 and x.shape == self._shape:
+            return "use step() for one sample"
+        if x.ndim == expected_ndim + 1 and x.shape[0] == 1:
+            return "drop the batch axis with x[0]: it is one sequence"
+        return "the last axis holds the model's channels" if self._shape else "tokens have one axis, time"

@@ -88,14 +88,21 @@ def _check(description: Description, found: str, ort_session: Any) -> None:
             f"the graph's hash is {found[:12]}..., its description says {description.graph_sha256[:12]}...; "
             "the file was changed after its export, export it again"
         )
-    inputs = {description.input.name: _TYPES[description.input.dtype]}
-    inputs |= {state.input: _TYPES[state.dtype] for state in description.state}
-    outputs = {description.output.name: _TYPES[description.output.dtype]}
-    outputs |= {state.output: _TYPES[state.dtype] for state in description.state}
+    d = description
+    steps: tuple[None, ...] = (None, None) if d.per_step else (None,)
+    inputs = [(d.input.name, d.input.dtype, (None, None, *d.input.shape))]
+    outputs = [(d.output.name, d.output.dtype, (*steps, *d.output.shape))]
+    for state in d.state:
+        inputs.append((state.input, state.dtype, (None, *state.shape)))
+        outputs.append((state.output, state.dtype, (None, *state.shape)))
     for what, expected, nodes in (
         ("inputs", inputs, ort_session.get_inputs()),
         ("outputs", outputs, ort_session.get_outputs()),
     ):
-        got = {node.name: node.type for node in nodes}
-        if got != expected:
-            raise ModelFileError(f"its description names the {what} {expected}, its graph has {got}")
+        named = [(name, _TYPES[dtype], shape) for name, dtype, shape in expected]
+        got = [(n.name, n.type, tuple(size if isinstance(size, int) else None for size in n.shape)) for n in nodes]
+        if sorted(got, key=str) != sorted(named, key=str):
+            raise ModelFileError(f"its description names the {what} {named}, its graph has {got}")
+    for what, names, port in (("label_names", d.label_names, d.output), ("feature_names", d.feature_names, d.input)):
+        if names is not None and port.shape != (len(names),):
+            raise ModelFileError(f"its description has {len(names)} {what} for a port of shape {port.shape}")

@@ -34,7 +34,7 @@ class OfflineModel:
     def __init__(self, description: Description, ort_session: Any) -> None:
         self._description = description
         self._ort_session = ort_session
-        self._check = InputCheck(description.input)
+        self._check = InputCheck(description.input, has_steps=False)
 
     @property
     def description(self) -> Description:

@@ -70,9 +70,7 @@ class Stream:
             self._ort_session.run_with_iobinding(self._call)
         except Exception as error:
             raise self._rejected(error) from error
-        self._now, self._next = self._next, self._now
-        self._call, self._call_after = self._call_after, self._call
-        self._position += 1
+        self._advance(1)
         prediction: Array = self._output[0, 0].copy()
         return prediction
 
@@ -100,9 +98,9 @@ class Stream:
             except Exception as error:
                 raise self._rejected(error) from error
             outputs.append(y[0])
-        for buffer, value in zip(self._now, state, strict=True):
+        for buffer, value in zip(self._next, state, strict=True):
             buffer[...] = value
-        self._position += len(chunk)
+        self._advance(len(chunk))
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
     def flush(self) -> Array:
@@ -119,6 +117,13 @@ class Stream:
             buffer.fill(spec.initial)
         self._position = 0
         self._ended = False
+
+    def _advance(self, n_samples: int) -> None:
+        """Let what was written be what is read."""
+        self._now, self._next, self._call, self._call_after, self._position = (
+            *(self._next, self._now, self._call_after, self._call),
+            self._position + n_samples,
+        )
 
     def _bind(self, read: list[Array], write: list[Array]) -> Any:
         binding = self._ort_session.io_binding()

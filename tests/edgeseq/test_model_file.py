@@ -52,6 +52,9 @@ EXAMPLE = Description(
 )
 
 
+STATE = {"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": 0.0}
+
+
 @given(descriptions)
 def test_round_trip(description: Description) -> None:
     assert Description.from_json(description.to_json()) == description
@@ -69,7 +72,16 @@ def test_round_trip(description: Description) -> None:
         ({"lookahead": -1}, "lookahead >= 0"),
         ({"surprise": 1}, "unknown fields .'surprise'."),
         ({"input": {"name": "x"}}, "'dtype'"),
-        ({"input": {"name": "x", "dtype": "float32", "shape": [-1]}}, "expected a shape"),
+        ({"input": {"name": "x", "dtype": "float32", "shape": [-1]}}, "shape: expected sizes of 0 or more"),
+        ({"input": {"name": "x", "dtype": "float16", "shape": [3]}}, "dtype: expected one of"),
+        ({"name": 5}, "names: expected texts"),
+        ({"rate_hz": "fast"}, "rate_hz: expected a number"),
+        ({"per_step": "no"}, "per_step: expected true or false"),
+        ({"receptive_field": ["a", 0]}, "receptive_field: expected two counts"),
+        (
+            {"state": [{"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": None}]},
+            "initial: expected",
+        ),
         ({"state": [{"input": "a"}]}, "the file is damaged"),
         ({"label_names": "abc"}, "expected a list of names"),
         ({"receptive_field": [1, 2, 3]}, "the file is damaged"),

@@ -110,6 +110,15 @@ def test_rule_fires_and_keeps_the_numbers(case: str) -> None:
     np.testing.assert_allclose(run(model, x), before, rtol=1e-5, atol=1e-6)
 
 
+def test_integers_are_added_two_by_two() -> None:
+    body = "i = Cast<to=6>(input) a = Add(i, i) b = Add(a, i) c = Add(b, a) output = Cast<to=1>(c)"
+    x = RNG.normal(size=(2, 5, 3)).astype(np.float32) * 9
+    model = parse(body)
+    clean_up(model)
+    assert "Sum" not in operators(model)  # which ONNX defines for floats alone
+    np.testing.assert_array_equal(run(model, x), run(parse(body), x))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(["relu", "neg", "swap", "turn", "row", "self", "first"]), min_size=1, max_size=12))
 def test_random_chains_keep_the_numbers(steps: list[str]) -> None:

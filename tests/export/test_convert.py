@@ -70,6 +70,19 @@ def shared() -> Any:
     return keras.Model(inputs, conv(L.Activation("tanh")(conv(inputs))))
 
 
+def lora() -> Any:
+    model = chain(L.Conv1D(4, 2, padding="causal"), L.Dense(3))
+    for layer in model.layers[1:]:
+        layer.enable_lora(2)
+    return model
+
+
+def higher_rank() -> Any:
+    inputs = keras.Input((None, 4))
+    y = L.Conv1D(4, 2, padding="causal")(inputs) * np.ones((1, 1, 1, 4), np.float32)
+    return keras.Model(inputs, y[0])
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "tcn_tagger": lambda: tcn_tagger(4, 3, mean=[1, 2, 3, 4], std=[1, 2, 3, 4], **SMALL),
     "tcn batch norm": lambda: chain(TCN(return_sequences=True, use_batch_norm=True, **SMALL), time_distributed()),
@@ -119,6 +132,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "shared layer": shared,
     "subclasses": lambda: chain(L.Bidirectional(Renamed(3, return_sequences=True)), Halved(3)),
     "user-made layer": lambda: chain(Doubling(), time_distributed()),
+    "lora": lora,
+    "constant of higher rank": higher_rank,
     "rescaling": lambda: chain(L.Rescaling(0.1, 2.0), L.Dropout(0.5), L.Dense(2)),
 }
 
@@ -202,6 +217,11 @@ def test_a_failed_conversion_restores_keras() -> None:
         (lambda: keras.Sequential([L.Dense(2)]), "no known input shape"),
         (lambda: chain(L.LSTM(3, stateful=False, dtype="mixed_float16")), "expected compute dtype float32"),
         (lambda: chain(L.Dense(2, activation="gelu")), "Erfc is no ONNX operator"),
+        (lambda: keras.Sequential([keras.Input((50, 4)), L.Dense(2)]), "expected any length, got an input of 50 steps"),
+        (lambda: keras.Sequential([keras.Input((None,)), L.Embedding(5, 2)]), 'tokens need keras.Input.*dtype="int32"'),
+        (lambda: chain(L.Permute((2, 1))), "expected output .batch, time, K. or .batch, K."),
+        (lambda: chain(L.Dense(1), L.Reshape((-1,))), "expected output"),
+        (lambda: None, "expected a keras.Model, got NoneType"),
         (lambda: keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 2)]), "expected input .batch, time, channels."),
     ],
 )

@@ -122,9 +122,49 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path, randomise: Randomis
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_an_older_step_graph_of_the_name_does_not_outlive_its_model(tmp_path: Path, randomise: Randomise) -> None:
+    export_model(randomise(tcn_tagger(3, 2, **SMALL)), tmp_path, name="g")
+    export_model(randomise(bilstm_tagger(3, 2, units=4)), tmp_path, name="g")
+    assert [p.name for p in tmp_path.iterdir()] == ["g.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((5, 3)), r"check_inputs\[0\]: expected float32"),
+        (np.full((5, 3), np.nan, np.float32), "expected finite values"),
+        (np.zeros((0, 3), np.float32), "expected at least one sample"),
+    ],
+)
+def test_wrong_check_inputs(tmp_path: Path, x: Any, message: str) -> None:
+    with pytest.raises((ConfigError, rt.InputError), match=message):
+        export_model(tcn_tagger(3, 2, **SMALL), tmp_path / "new", check_inputs=[x])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="expected a folder, got the file"):
+        export_model(tcn_tagger(3, 2, **SMALL), tmp_path / "file")
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
+def test_masked_models_are_verified_on_padding(tmp_path: Path, randomise: Randomise) -> None:
+    inputs = keras.Input((None, 3))
+    masked = L.LSTM(4, return_sequences=True)(L.Masking()(inputs))
+    export_model(randomise(keras.Model(inputs, L.Dense(2)(masked))), tmp_path, name="right")
+    # Keras repeats the last output over padding, ONNX gives zeros, and this convolution looks into the padding.
+    looking = L.Conv1D(2, 3, padding="same")(masked)
+    with pytest.raises(VerificationError, match="first difference at step"):
+        export_model(randomise(keras.Model(inputs, looking)), tmp_path, name="wrong")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"name": "g.stream"}, "not ending in '.stream'"),
+        ({"rate_hz": "50"}, "rate_hz: expected samples per second"),
+        ({"label_names": [0, 1]}, "label_names: expected 2 different names"),
         ({"name": "../up"}, "name: expected letters"),
         ({"name": ".hidden"}, "it becomes a file name"),
         ({"label_names": ["a"]}, "label_names: expected 2 different names"),

@@ -86,6 +86,13 @@ STREAMABLE: dict[str, tuple[str, dict[str, Array], str, tuple[str, int | None]]]
         EVERY_STEP,
         ("equal", 0),
     ),
+    "concatenation of branches of different reach": (
+        f"{TO_CHANNELS} c = Conv<pads=[6,0], dilations=[3]>(t, W) j = Concat<axis=1>(t, c) "
+        "output = Transpose<perm=[0,2,1]>(j)",
+        {"W": weights(3, 4, 3)},
+        EVERY_STEP,
+        ("equal", 6),
+    ),
     "convolution": (
         f"{TO_CHANNELS} c = Conv<pads=[6,0], dilations=[3]>(t, W, B) output = Transpose<perm=[0,2,1]>(c)",
         {"W": weights(3, 4, 3), "B": weights(3)},
@@ -204,6 +211,17 @@ REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
         "m = ReduceMax<keepdims=1>(input, AXES) output = Mul(input, m)",
         {"AXES": np.array([1])},
         "early outputs depend on late samples",
+    ),
+    "mean over the batch": (
+        "m = ReduceMean<keepdims=1>(input, AXES) output = Sub(input, m)",
+        {"AXES": np.array([0])},
+        "it mixes the sequences of a batch",
+    ),
+    "end to end": ("output = Concat<axis=1>(input, input)", {}, "it joins sequences end to end"),
+    "one step kept": (
+        "output = ReduceMax<keepdims=1>(input, AXES)",
+        {"AXES": np.array([1])},
+        "keeps a time axis of one step; drop it",
     ),
     "sum over time": (
         "m = ReduceSum<keepdims=1>(input, AXES) output = Relu(m)",

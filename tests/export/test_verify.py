@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from edgeseq import tcn_tagger
 from edgeseq.errors import VerificationError
-from edgeseq.export import export_model
+from edgeseq.export import export_model, lowers
+from edgeseq.export.lowering import RULES
 from edgeseq.export.verify import TOLERANCE, compare
 
 
@@ -53,6 +55,28 @@ def test_an_ill_conditioned_model_is_held_to_what_rounding_does_and_no_more(tmp_
     for seed in range(5):
         keras.utils.set_random_seed(seed)
         export_model(tcn_tagger(6, 7), tmp_path, name="fresh")
+
+
+def test_an_ill_conditioned_channel_does_not_loosen_the_others(tmp_path: Path) -> None:
+    class Slope(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x * 2.0
+
+    @lowers(Slope)
+    def _steeper(_native: Any, _layer: Any, x: Any) -> Any:
+        return x * 2.05
+
+    inputs = keras.Input((None, 2))
+    chaos = keras.ops.sin(inputs * 1e9)
+    try:
+        with pytest.raises(VerificationError, match="tolerance 1e-05"):
+            export_model(
+                keras.Model(inputs, keras.ops.concatenate([chaos * 1e-6, Slope()(inputs)])), tmp_path, name="m"
+            )
+        with pytest.raises(VerificationError, match=r"tolerance 0\.001"):  # chaos alone is beyond what is allowed
+            export_model(keras.Model(inputs, chaos + Slope()(inputs) * 10), tmp_path, name="m")
+    finally:
+        del RULES[Slope]
 
 
 def test_a_difference_of_a_thousandth_is_a_mistake_even_there() -> None:

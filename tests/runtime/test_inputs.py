@@ -33,6 +33,8 @@ WRONG_SAMPLES: list[tuple[InputCheck, Any, type[InputError], str]] = [
     (SENSOR, np.zeros((), np.float32), ShapeError, r"got float32 \(\)"),
     (SENSOR, np.array([0, NAN, 0], np.float32), NonFiniteError, "expected finite values, got nan at channel 1; repair"),
     (SENSOR, np.array([0, 0, -INF], np.float32), NonFiniteError, "got -inf at channel 2"),
+    (SENSOR, np.zeros(3, ">f4"), DTypeError, r"expected float32 \(3,\), got >f4 \(3,\); cast with x.astype"),
+    (SENSOR, np.ma.masked_invalid(np.array([0, NAN, 0], np.float32)), DTypeError, "plain .*got MaskedArray"),
     (TOKENS, 3.0, DTypeError, "expected a numpy array int32"),
     (TOKENS, True, DTypeError, "got bool"),
     (TOKENS, np.int64(3), DTypeError, r"expected int32 \(\), got int64 \(\)"),
@@ -63,6 +65,12 @@ def test_wrong_samples(check: InputCheck, x: Any, error: type[InputError], messa
 def test_wrong_chunks(check: InputCheck, x: Any, error: type[InputError], message: str) -> None:
     with pytest.raises(error, match=message):
         check.chunk(x, "here")
+
+
+def test_an_offline_model_has_no_steps_to_advise() -> None:
+    check = InputCheck(Port("input", "float32", (3,)), has_steps=False)
+    with pytest.raises(ShapeError, match="the last axis holds the model's channels"):
+        check.chunk(GOOD, "here")
 
 
 @pytest.mark.parametrize("token", [0, 7, 2**31 - 1, np.int32(7), np.array(7, np.int32)])

@@ -91,6 +91,19 @@ def test_ports_must_be_those_of_the_description(tmp_path: Path) -> None:
         rt.load(wrong)
 
 
+def test_the_description_must_fit_the_graph(tmp_path: Path) -> None:
+    d = rt.load(STREAM).description
+    for fields, message in (
+        ({"output": replace(d.output, shape=(5,))}, "names the outputs"),
+        ({"input": replace(d.input, shape=(4,))}, "names the inputs"),
+        ({"state": (replace(d.state[0], output=d.state[1].output), *d.state[1:])}, "names the outputs"),
+        ({"state": (replace(d.state[0], shape=(3, 2)), *d.state[1:])}, "names the inputs"),
+        ({"label_names": ("a", "b", "c")}, "3 label_names for a port of shape"),
+    ):
+        with pytest.raises(ModelFileError, match=message):
+            rt.load(rewrite(tmp_path / "wrong.onnx", STREAM, **fields))
+
+
 @pytest.mark.parametrize("fields", [{"lookahead": 4}, {"hop": 2}])
 def test_more_than_this_runtime_does_is_refused(tmp_path: Path, fields: dict[str, int]) -> None:
     with pytest.raises(ModelFileError, match="install a newer one"):

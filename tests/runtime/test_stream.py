@@ -117,6 +117,16 @@ def test_after_flush_a_stream_says_so() -> None:
         stream.push(signal(3))
 
 
+def test_a_push_that_is_interrupted_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, stream = signal(20), MODEL.stream()
+    first = stream.push(x[:10])
+    monkeypatch.setattr(stream, "_advance", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        stream.push(signal(7, seed=1))
+    monkeypatch.undo()
+    np.testing.assert_allclose(np.concatenate([first, stream.push(x[10:])]), OFFLINE.run(x), atol=ATOL)
+
+
 def test_errors_name_the_stream_and_the_sample() -> None:
     stream = MODEL.stream("pump-7")
     stream.push(signal(812))
