@@ -33,7 +33,7 @@ def test_a_layer_with_axes_of_its_own() -> None:
     )
     x = np.random.default_rng(0).normal(size=(2, 9, 6)).astype(np.float32)
     conv = model.layers[-1].layer
-    steps = [conv(x[:, t].reshape(2, 3, 2)).numpy() for t in range(9)]
+    steps = [keras.ops.convert_to_numpy(conv(x[:, t].reshape(2, 3, 2))) for t in range(9)]
     np.testing.assert_allclose(model.predict(x, verbose=0), np.stack(steps, axis=1), atol=1e-6)
 
 
