@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,12 @@ class NativeOps:
         # ensure_shape, unlike set_shape, survives the freezing of the graph; tf2onnx needs the rank.
         return [tf.ensure_shape(y, list(shape)) for y, shape in zip(_as_list(outputs), shapes, strict=True)]
 
-    def handlers(self) -> dict[str, tuple[Callable[..., None], list[Any]]]:
-        """What ``tf2onnx.convert`` wants as ``custom_op_handlers``."""
-        return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, [])}
+    def handlers(self) -> dict[str, tuple[Callable[..., None], list[str]]]:
+        """What tf2onnx wants as ``custom_op_handlers``: for the markers, and for operations that it does not know."""
+        unknown: dict[str, tuple[Callable[..., None], list[str]]] = {
+            op: (partial(_translate_unknown, emit), []) for op, emit in _UNKNOWN_TO_TF2ONNX.items()
+        }
+        return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, []), **unknown}
 
     def _translate(self, graph: Any, node: Any, name: str, _args: Any) -> None:
         found = re.search(rf"{_MARKER}(\d+)$", name)
@@ -86,16 +90,34 @@ class NativeOps:
                 f"node {name!r}: a layer calls Python from inside the graph (tf.numpy_function or tf.py_function), "
                 "which no ONNX file can hold; write it with keras.ops"
             )
-        old = list(node.output)
-        dtypes, shapes = [graph.get_dtype(o) for o in old], [graph.get_shape(o) for o in old]
-        emitter = Emitter(graph, name[: found.start()].rstrip("/"))
-        new = self._emits[int(found.group(1))](emitter, list(node.input))
-        graph.remove_node(node.name)
-        for was, now, dtype, shape in zip(old, new, dtypes, shapes, strict=True):
-            graph.replace_all_inputs(was, now)
-            graph.set_dtype(now, dtype)
-            if shape is not None:
-                graph.set_shape(now, shape)
+        _replace(graph, node, name[: found.start()].rstrip("/"), self._emits[int(found.group(1))])
+
+
+def _erfc(onnx: Emitter, inputs: list[str]) -> list[str]:
+    return [onnx.op("Sub", onnx.constant(np.array(1, np.float32)), onnx.op("Erf", inputs[0]))]
+
+
+def _expm1(onnx: Emitter, inputs: list[str]) -> list[str]:
+    return [onnx.op("Sub", onnx.op("Exp", inputs[0]), onnx.constant(np.array(1, np.float32)))]
+
+
+_UNKNOWN_TO_TF2ONNX: dict[str, Emit] = {"Erfc": _erfc, "Expm1": _expm1}  # of gelu, and of celu
+
+
+def _translate_unknown(emit: Emit, graph: Any, node: Any, name: str, _args: Any) -> None:
+    _replace(graph, node, name, emit)
+
+
+def _replace(graph: Any, node: Any, scope: str, emit: Emit) -> None:
+    old = list(node.output)
+    dtypes, shapes = [graph.get_dtype(o) for o in old], [graph.get_shape(o) for o in old]
+    new = emit(Emitter(graph, scope), list(node.input))
+    graph.remove_node(node.name)
+    for was, now, dtype, shape in zip(old, new, dtypes, shapes, strict=True):
+        graph.replace_all_inputs(was, now)
+        graph.set_dtype(now, dtype)
+        if shape is not None:
+            graph.set_shape(now, shape)
 
 
 def _as_list(value: Any) -> list[Any]:

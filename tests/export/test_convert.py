@@ -41,6 +41,12 @@ def _merge(name: str | None, cell: Any, *, sequences: bool) -> Any:
     return chain(L.Bidirectional(cell(6, return_sequences=sequences), merge_mode=name), L.Dense(2))
 
 
+def _lgamma(x: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.math.lgamma(x)
+
+
 class Doubling(L.Layer):  # type: ignore[misc]  # a layer that a user wrote around a standard one
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +138,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "shared layer": shared,
     "subclasses": lambda: chain(L.Bidirectional(Renamed(3, return_sequences=True)), Halved(3)),
     "user-made layer": lambda: chain(Doubling(), time_distributed()),
+    "activations that tf2onnx does not know": lambda: chain(
+        L.Dense(3, activation="gelu"), L.Activation("celu"), L.Conv1D(3, 2, padding="causal", activation="gelu")
+    ),
     "lora": lora,
     "constant of higher rank": higher_rank,
     "rescaling": lambda: chain(L.Rescaling(0.1, 2.0), L.Dropout(0.5), L.Dense(2)),
@@ -216,7 +225,7 @@ def test_a_failed_conversion_restores_keras() -> None:
         ),
         (lambda: keras.Sequential([L.Dense(2)]), "no known input shape"),
         (lambda: chain(L.LSTM(3, stateful=False, dtype="mixed_float16")), "expected compute dtype float32"),
-        (lambda: chain(L.Dense(2, activation="gelu")), "Erfc is no ONNX operator"),
+        (lambda: chain(L.Dense(2, activation=_lgamma)), "Lgamma is no ONNX operator"),
         (lambda: keras.Sequential([keras.Input((50, 4)), L.Dense(2)]), "expected any length, got an input of 50 steps"),
         (lambda: keras.Sequential([keras.Input((None,)), L.Embedding(5, 2)]), 'tokens need keras.Input.*dtype="int32"'),
         (lambda: chain(L.Permute((2, 1))), "expected output .batch, time, K. or .batch, K."),
