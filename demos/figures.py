@@ -99,7 +99,7 @@ def draw_trade_off(ax: Axes, metrics: Metrics) -> None:
     times = [m["felt_latency_s"]["median"] for m in points]
     heights = [100 * m["frame_accuracy"] for m in points]
     ax.set_xscale("log")
-    ax.set_xlim(min(times) / 8, max(times) * 8)  # room for words on both sides
+    ax.set_xlim(min(times) / 14, max(times) * 8)  # room for words on both sides
     margin = max(1.0, 0.4 * (max(heights) - min(heights)))
     ax.set_ylim(min(heights) - margin, max(heights) + margin)
     low, high = ax.get_xlim()
