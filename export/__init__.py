@@ -4,6 +4,6 @@
 """
 
 from edgeseq.export.exporter import ExportReport, export_model
-from edgeseq.export.lowering import lowers
+from edgeseq.export.lowering import register_lowering
 
-__all__ = ["ExportReport", "export_model", "lowers"]
+__all__ = ["ExportReport", "export_model", "register_lowering"]

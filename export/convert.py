@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -28,9 +29,10 @@ from tf2onnx.optimizer.reshape_optimizer import ReshapeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 from edgeseq.errors import ExportError
+from edgeseq.export import layer_rules  # noqa: F401  registers the rules
 from edgeseq.export.cleanup import clean_up
 from edgeseq.export.lowering import lowered
-from edgeseq.export.native import NativeOps
+from edgeseq.export.native import LoweredLayer, NativeOps
 
 OPSET = 18
 INPUT, OUTPUT = "input", "output"
@@ -44,7 +46,16 @@ _OPTIMIZERS = {
 }
 
 
-def to_onnx(model: Any) -> ir.Model:
+@dataclass(frozen=True)
+class Converted:
+    """A clean ONNX graph, which layers were lowered for it, and how many nodes tf2onnx had made."""
+
+    model: ir.Model
+    lowered: tuple[LoweredLayer, ...]
+    n_nodes_before: int
+
+
+def to_onnx(model: Any) -> Converted:
     """Convert a built Keras model to a clean ONNX graph.
 
     Shapes: the model takes (B, T, C) or tokens (B, T), and gives (B, T, K) or (B, K).
@@ -61,10 +72,11 @@ def to_onnx(model: Any) -> ir.Model:
         graph_def = frozen.graph.as_graph_def(add_shapes=True)
         graph_model: ir.Model = ir.from_proto(_tf2onnx(graph_def, _output_tensor(model, concrete).name, native))
     _name_ports(graph_model, list(shape), output_shape)
+    n_nodes = len(list(graph_model.graph))
     clean_up(graph_model)
     _refuse_foreign_operators(graph_model)
     _name_by_order(graph_model.graph)
-    return graph_model
+    return Converted(graph_model, tuple(native.lowered), n_nodes)
 
 
 def _tf2onnx(graph_def: Any, output: str, native: NativeOps) -> Any:
@@ -191,5 +203,5 @@ def _refuse_foreign_operators(model: ir.Model) -> None:
         if not onnx.defs.has(node.op_type, node.domain):
             raise ExportError(
                 f"node {node.name!r}: {node.op_type} is no ONNX operator; tf2onnx cannot convert this TensorFlow "
-                "operation. Give its layer a lowering with edgeseq.export.lowers, or use another layer"
+                "operation. Give its layer a lowering with edgeseq.export.register_lowering, or use another layer"
             )

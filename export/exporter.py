@@ -79,7 +79,7 @@ def export_model(
         ...     report.offline.name, report.stream.name
         ('gesture.onnx', 'gesture.stream.onnx')
     """
-    offline = to_onnx(keras_model)
+    offline = to_onnx(keras_model).model
     stem = _stem(name or keras_model.name)
     description = _describe(offline, stem, feature_names, label_names, rate_hz)
     own = _checked(check_inputs, description.input)

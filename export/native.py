@@ -53,11 +53,27 @@ class Emitter:
 Emit = Callable[[Emitter, list[str]], list[str]]
 
 
+@dataclass(frozen=True)
+class LoweredLayer:
+    """One layer that was not traced as Keras wrote it: its path in the model, its class, and why."""
+
+    layer: str
+    kind: str
+    why: str
+
+
 @dataclass
 class NativeOps:
-    """The markers of one conversion and how each becomes ONNX."""
+    """The markers of one conversion and how each becomes ONNX, and which layers were lowered."""
 
+    lowered: list[LoweredLayer] = field(default_factory=list)
     _emits: list[Emit] = field(default_factory=list)
+
+    def note_lowered(self, layer: str, kind: str, why: str) -> None:
+        """Remember for the report that a layer was lowered; one that is called twice is told once."""
+        note = LoweredLayer(layer, kind, why)
+        if note not in self.lowered:
+            self.lowered.append(note)
 
     def add(self, inputs: Sequence[Any], shapes: Sequence[Shape], emit: Emit) -> list[Any]:
         """Put a marker into the current TensorFlow trace.

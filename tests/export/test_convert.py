@@ -161,7 +161,7 @@ def _session(model: ir.Model) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_keras(family: str, randomise: Randomise) -> None:
     model = randomise(FAMILIES[family]())
-    converted = to_onnx(model)
+    converted = to_onnx(model).model
     ort_session = _session(converted)
     for seed, (batch, length) in enumerate([(1, 4), (1, 31), (2, 2), (5, 7)]):
         x = _inputs(model, batch, max(length, 4), seed) if "valid" in family else _inputs(model, batch, length, seed)
@@ -174,7 +174,7 @@ def test_equals_keras(family: str, randomise: Randomise) -> None:
 def test_right_padded_tokens_equal_keras_at_valid_steps(randomise: Randomise) -> None:
     model = randomise(bilstm_text_tagger(11, 3, embedding_dim=4, units=6))
     x = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 0, 0, 0, 0], [9, 0, 0, 0, 0, 0]], np.int32)
-    (got,) = _session(to_onnx(model)).run(["output"], {"input": x})
+    (got,) = _session(to_onnx(model).model).run(["output"], {"input": x})
     compare(model(x, training=False).numpy(), got, "padded tokens", valid=x != 0)
 
 
@@ -182,16 +182,16 @@ def test_right_padded_tokens_equal_keras_at_valid_steps(randomise: Randomise) ->
     ("family", "budget"), [("tcn batch norm", 50), ("bilstm_tagger gru", 10), ("text tagger", 12), ("tcn same", 50)]
 )
 def test_node_budget(family: str, budget: int, randomise: Randomise) -> None:
-    assert len(list(to_onnx(randomise(FAMILIES[family]())).graph)) <= budget
+    assert len(list(to_onnx(randomise(FAMILIES[family]())).model.graph)) <= budget
 
 
 def test_default_keras_tcn_needs_thirty_odd_nodes(randomise: Randomise) -> None:
-    model = to_onnx(randomise(chain(TCN(return_sequences=True, use_batch_norm=True))))
+    model = to_onnx(randomise(chain(TCN(return_sequences=True, use_batch_norm=True)))).model
     assert len(list(model.graph)) <= 40
 
 
 def test_ports_are_dynamic_and_named() -> None:
-    graph = to_onnx(chain(TCN(return_sequences=True, **SMALL), time_distributed())).graph
+    graph = to_onnx(chain(TCN(return_sequences=True, **SMALL), time_distributed())).model.graph
     assert [(v.name, [str(n) for n in v.shape or []]) for v in (*graph.inputs, *graph.outputs)] == [
         ("input", ["batch", "time", "4"]),
         ("output", ["batch", "time", "3"]),
@@ -265,7 +265,7 @@ def test_no_cudnn_operator_even_when_keras_sees_a_gpu(monkeypatch: pytest.Monkey
     model = bilstm_tagger(4, 3, units=4)
     plain = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((None, None, 4)))
     assert "CudnnRNNV3" in {op.type for op in plain.graph.get_operations()}
-    assert {n.op_type for n in to_onnx(model).graph} >= {"LSTM", "MatMul"}
+    assert {n.op_type for n in to_onnx(model).model.graph} >= {"LSTM", "MatMul"}
 
 
 def test_a_model_in_another_thread_runs_as_keras_wrote_it() -> None:

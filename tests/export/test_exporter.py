@@ -14,7 +14,7 @@ from keras import layers as L  # noqa: N812
 from edgeseq import bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagger
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, ExportError, VerificationError
-from edgeseq.export import export_model, lowers
+from edgeseq.export import export_model, register_lowering
 from edgeseq.export.lowering import RULES
 
 Randomise = Callable[..., Any]
@@ -95,7 +95,7 @@ def wrong_rule() -> Any:
             steps = keras.ops.cast(keras.ops.arange(keras.ops.shape(x)[1]), "float32")
             return x + keras.ops.maximum(steps - 2.0, 0.0)[None, :, None]
 
-    @lowers(Ramp)
+    @register_lowering(Ramp, why="test")
     def _forgetful(_native: Any, _layer: Any, x: Any) -> Any:
         return x * 1.0
 

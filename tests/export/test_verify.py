@@ -11,7 +11,7 @@ import pytest
 
 from edgeseq import tcn_tagger
 from edgeseq.errors import VerificationError
-from edgeseq.export import export_model, lowers
+from edgeseq.export import export_model, register_lowering
 from edgeseq.export.lowering import RULES
 from edgeseq.export.verify import TOLERANCE, compare
 
@@ -62,7 +62,7 @@ def test_an_ill_conditioned_channel_does_not_loosen_the_others(tmp_path: Path) -
         def call(self, x: Any) -> Any:
             return x * 2.0
 
-    @lowers(Slope)
+    @register_lowering(Slope, why="test")
     def _steeper(_native: Any, _layer: Any, x: Any) -> Any:
         return x * 2.05
 
