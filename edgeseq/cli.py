@@ -1,6 +1,6 @@
 """The command line: a thin shell over the Python functions of the same names.
 
-Heavy packages are imported by the command that needs them, so that ``edgeseq info`` works where only the runtime is
+Heavy packages are imported by the command that needs them, so that ``edgeseq inspect`` works where only the runtime is
 installed.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +82,7 @@ def export(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path(),
     name: str | None = None,
+    dynamic_time: bool | None = None,
     imports: Annotated[Sequence[str], Parameter(name="--import", consume_multiple=True)] = (),
 ) -> None:
     """Export MODEL.keras to NAME.onnx and, where it streams exactly, NAME.stream.onnx.
@@ -87,23 +90,34 @@ def export(
     Names of features and labels and the sample rate come from MODEL.json beside it, as `edgeseq train` writes it.
 
     Args:
-        model: a model saved by Keras 3.
+        model: a model saved by Keras 3, .keras or .h5.
         out: the folder for the files.
         name: of the files; the model file's own name by default.
+        dynamic_time: insist that a model built for one length works for any, or (--no-dynamic-time) keep its length.
         imports: modules that register layers of your own with keras.saving.register_keras_serializable.
     """
     _quiet_tensorflow()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what tf2onnx converts; the model may come from any backend
     with _needs("train"):
         from edgeseq.export import export_model
-    for module in ("edgeseq.builders", *imports):  # they register the layers that a file may hold
+    keras_tcn = ["tcn"] if find_spec("tcn") else []
+    for module in ("edgeseq.builders", *keras_tcn, *imports):  # they register the layers that a file may hold
         import_module(module)
-    report = export_model(_load_keras(model), out, name=name or model.stem, **_names_beside(model))
+    names = _names_beside(model)
+    report = export_model(_load_keras(model), out, name=name or model.stem, dynamic_time=dynamic_time, **names)
     seen = report.verification
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in seen.by_output.items())
     rows = {
-        "offline": f"{report.offline} ({report.n_nodes} nodes)",
-        "Keras and offline differ by": f"{seen.offline:.1e} of the output's scale (allowed {seen.tolerance:.0e})",
+        "offline": f"{report.offline}, {report.offline_bytes / 1e3:,.0f} kB, opset {report.opset}",
+        "nodes": f"{report.n_nodes_before} as converted, {report.n_nodes} in the file",
+        "differs from Keras by": f"{differences} of the output's scale, at most {seen.tolerance:.0e} allowed "
+        f"({seen.n_sequences} sequences)",
+        **_lowered_rows(report.lowered),
     }
+    if report.one_length is not None:
+        rows["one length only"] = report.one_length
+    if report.loops:
+        rows["exact, but slow"] = ", ".join(report.loops)
     if report.stream is None:
         rows["no step graph"] = str(report.not_streamable)
     else:
@@ -112,31 +126,53 @@ def export(
     _table(report.offline.stem, rows)
 
 
+def _lowered_rows(lowered: Sequence[Any]) -> dict[str, str]:
+    """One row for each kind of layer and reason: how many, and why."""
+    counted = Counter((each.kind, each.why) for each in lowered)
+    return {f"lowered {n} {kind}": why for (kind, why), n in counted.items()}
+
+
 @app.command
-def info(model: Path) -> None:
-    """Print what a model file says of itself.
+def inspect(
+    model: Path,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Print what a model file says of itself, after checking that it is intact.
 
     Args:
         model: NAME.onnx or NAME.stream.onnx.
+        as_json: print the description as JSON, as docs/model-file.md explains it.
     """
     from edgeseq.runtime.model_source import describe
 
     d = describe(model)
-    past, future = ("all" if n is None else str(n) for n in d.receptive_field)
-    rows = {
-        "kind": f"{d.kind}, law {d.law!r}" if d.kind == "stream" else d.kind,
-        "input": f"{d.input.name} {d.input.dtype} {d.input.shape} a sample",
-        "output": f"{d.output.name} {d.output.dtype} {d.output.shape} a {'sample' if d.per_step else 'sequence'}",
-        "features": ", ".join(d.feature_names or ["(not named)"]),
-        "labels": ", ".join(d.label_names or ["(not named)"]),
-        "sample rate": f"{d.rate_hz:g} Hz" if d.rate_hz else "(not given)",
-        "graph": d.graph_sha256,
-    }
-    if d.kind == "stream":
+    if as_json:
+        print(json.dumps(json.loads(d.to_json()), indent=2))
+        return
+    rows = {"kind": f"{d.kind}, law {d.law!r}" if d.kind == "stream" else d.kind}
+    for what, channels, ports in (("input", "features", d.inputs), ("output", "labels", d.outputs)):
+        for port in ports:
+            rows[f"{what} {port.name}"] = f"{port.dtype} {_shape(port)}"
+            if port.names:
+                rows[f"  {channels}"] = ", ".join(port.names)
+    rows["sample rate"] = f"{d.rate_hz:g} Hz" if d.rate_hz else "(not given)"
+    if d.receptive_field[0] is not None or d.kind == "stream":
+        past, future = ("all" if n is None else str(n) for n in d.receptive_field)
         rows["receptive field"] = f"{past} past, {future} future steps"
+    if d.kind == "stream":
         rows["lookahead, hop"] = f"{d.lookahead}, {d.hop} steps"
-        rows["state"] = f"{len(d.state)} arrays"
+        rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
+    if d.offline is not None:
+        rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+    rows["made with"] = ", ".join(f"{package} {version}" for package, version in d.provenance.items()) or "(not told)"
+    rows["graph"] = f"{d.graph_sha256[:12]}, {model.stat().st_size / 1e3:,.0f} kB"
     _table(d.name, rows)
+
+
+def _shape(port: Any) -> str:
+    sizes = ["time" if n is None else str(n) for n in port.array_shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 def _load_keras(path: Path) -> Any:

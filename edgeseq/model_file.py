@@ -3,20 +3,23 @@
 This is the one thing that the exporter (which writes it) and the runtime (which reads it) share; neither imports the
 other for it, and this module needs the standard library alone. The description is one JSON object under the metadata
 key ``edgeseq``. Fields are documented in ``docs/model-file.md``; reading refuses a description that lacks one, has one
-of the wrong kind, or is of a newer format. Invariant: ``Description.from_json(d.to_json()) == d``.
+of the wrong kind, or is of a newer format; older formats are read for ever. Invariant:
+``Description.from_json(d.to_json()) == d``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "edgeseq"
 
 Kind = Literal["offline", "stream"]
@@ -29,11 +32,29 @@ _METADATA_PROPS = 14
 
 @dataclass(frozen=True)
 class Port:
-    """A named tensor of the graph, without batch and time: ``shape`` is (C,), or () for a token."""
+    """A named input or output of the graph.
+
+    ``shape`` leaves out batch and time: it is (C,) for a sensor of C channels, () for a token. ``has_time`` is False
+    for a port with one value for the whole sequence, and ``length`` is the number of steps of a model that takes (or
+    gives) no other, None for any. ``names`` are those of the channels.
+    """
 
     name: str
     dtype: DTypeName
     shape: tuple[int, ...]
+    has_time: bool = True
+    length: int | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def array_shape(self) -> tuple[int | None, ...]:
+        """The shape of one sequence's array: ``shape``, after the number of steps (None for any) where there is time.
+
+        Example:
+            >>> Port("x", "float32", (6,)).array_shape, Port("x", "int32", (), length=100).array_shape
+            ((None, 6), (100,))
+        """
+        return (self.length, *self.shape) if self.has_time else self.shape
 
 
 @dataclass(frozen=True)
@@ -65,31 +86,46 @@ class Description:
 
     ``receptive_field`` is (past, future) in steps beside the current one; None means unbounded. ``lookahead`` and
     ``hop`` are in steps. ``law`` is "equal" when output t equals the offline model's output t, and "prefix" when it
-    equals the offline model's output on samples 0..t.
+    equals the offline model's output on samples 0..t. ``provenance`` names what the file was made from and with.
 
     Example:
-        >>> d = Description(kind="offline", name="m", input=Port("x", "float32", (6,)),
-        ...                 output=Port("y", "float32", (7,)), per_step=True, receptive_field=(None, None))
+        >>> d = Description(kind="offline", name="m", inputs=(Port("x", "float32", (6,)),),
+        ...                 outputs=(Port("y", "float32", (7,)),), receptive_field=(None, None))
         >>> Description.from_json(d.to_json()) == d
         True
     """
 
     kind: Kind
     name: str
-    input: Port
-    output: Port
-    per_step: bool
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     receptive_field: tuple[int | None, int | None]
     law: Law = "equal"
     lookahead: int = 0
     hop: int = 1
     state: tuple[StateSpec, ...] = ()
-    feature_names: tuple[str, ...] | None = None
-    label_names: tuple[str, ...] | None = None
     rate_hz: float | None = None
+    provenance: dict[str, str] = field(default_factory=dict, hash=False)
     offline: OfflineReference | None = None
     graph_sha256: str = ""
     format_version: int = field(default=FORMAT_VERSION)
+
+    @property
+    def input(self) -> Port:
+        """The input of a model that has one."""
+        (port,) = self.inputs
+        return port
+
+    @property
+    def output(self) -> Port:
+        """The output of a model that has one."""
+        (port,) = self.outputs
+        return port
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state that one stream carries from step to step."""
+        return sum(math.prod(s.shape) * int(re.sub(r"\D", "", s.dtype)) // 8 for s in self.state)
 
     def to_json(self) -> str:
         """The description as one JSON object with sorted keys, the same text for equal descriptions."""
@@ -110,12 +146,30 @@ class Description:
         if not isinstance(raw, dict):
             raise ModelFileError(f"metadata {METADATA_KEY!r}: expected a JSON object, got {type(raw).__name__}")
         version = raw.get("format_version")
-        if version != FORMAT_VERSION:
+        if version == 1:
+            raw = _from_format_1(raw)
+        elif version != FORMAT_VERSION:
             raise ModelFileError(
-                f"model file of format {version!r}: this edgeseq reads format {FORMAT_VERSION}; "
+                f"model file of format {version!r}: this edgeseq reads formats 1 to {FORMAT_VERSION}; "
                 "export the model again, or install the edgeseq that wrote it"
             )
         return _from_dict(raw)
+
+
+def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 had one input and one output, and the names of their channels beside them."""
+    try:
+        raw = dict(old)
+        source, output = raw.pop("input"), raw.pop("output")
+        source = {**source, "has_time": True, "length": None, "names": raw.pop("feature_names")}
+        output = {**output, "has_time": raw.pop("per_step"), "length": None, "names": raw.pop("label_names")}
+    except (KeyError, TypeError) as error:
+        raise _damaged(error) from error
+    return {**raw, "inputs": [source], "outputs": [output], "provenance": {}, "format_version": FORMAT_VERSION}
+
+
+def _damaged(error: Exception) -> ModelFileError:
+    return ModelFileError(f"metadata {METADATA_KEY!r}: {error}; the file is damaged, export it again")
 
 
 def _from_dict(raw: dict[str, Any]) -> Description:
@@ -129,18 +183,16 @@ def _from_dict(raw: dict[str, Any]) -> Description:
         description = Description(
             **{
                 **raw,
-                "input": _port(raw["input"]),
-                "output": _port(raw["output"]),
+                "inputs": tuple(_port(port) for port in raw["inputs"]),
+                "outputs": tuple(_port(port) for port in raw["outputs"]),
                 "receptive_field": (past, future),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
-                "feature_names": _names(raw["feature_names"]),
-                "label_names": _names(raw["label_names"]),
                 "offline": None if offline is None else OfflineReference(**offline),
             }
         )
         _check(description)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"metadata {METADATA_KEY!r}: {error}; the file is damaged, export it again") from error
+        raise _damaged(error) from error
     return description
 
 
@@ -153,19 +205,27 @@ def _check(d: Description) -> None:
 
     for what, value, allowed in (("kind", d.kind, get_args(Kind)), ("law", d.law, get_args(Law))):
         expect(what, f"one of {allowed}", value, right=value in allowed)
-    tensors: list[Port | StateSpec] = [d.input, d.output, *d.state]
+    expect("inputs and outputs", "one at least of each", (d.inputs, d.outputs), right=bool(d.inputs and d.outputs))
+    ports = [*d.inputs, *d.outputs]
+    tensors: list[Port | StateSpec] = [*ports, *d.state]
     for each in tensors:
         expect("dtype", f"one of {get_args(DTypeName)}", each.dtype, right=each.dtype in get_args(DTypeName))
         expect("shape", "sizes of 0 or more", each.shape, right=all(_is_count(n) for n in each.shape))
     for state in d.state:
         expect("initial", "a number", state.initial, right=_is_number(state.initial))
-    names = [d.name, d.graph_sha256, d.input.name, d.output.name, *(n for s in d.state for n in (s.input, s.output))]
+    for port in ports:
+        expect("has_time", "true or false", port.has_time, right=isinstance(port.has_time, bool))
+        right = port.length is None or (port.has_time and _is_count(port.length))
+        expect("length", "steps, or null for any, or without time", port.length, right=right)
+        right = port.names is None or port.shape[-1:] == (len(port.names),)
+        expect("names", f"one for each of {port.shape}", port.names, right=right)
+    names = [d.name, d.graph_sha256, *(p.name for p in ports), *(n for s in d.state for n in (s.input, s.output))]
+    names += [*d.provenance, *d.provenance.values()]
     expect("names", "texts", names, right=all(isinstance(n, str) for n in names))
     reach = d.receptive_field
     expect("receptive_field", "two counts or null", reach, right=all(n is None or _is_count(n) for n in reach))
     expect("hop", "hop >= 1", d.hop, right=_is_count(d.hop) and d.hop >= 1)
     expect("lookahead", "lookahead >= 0", d.lookahead, right=_is_count(d.lookahead))
-    expect("per_step", "true or false", d.per_step, right=isinstance(d.per_step, bool))
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
 
 
@@ -178,7 +238,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _port(raw: Mapping[str, Any]) -> Port:
-    return Port(name=raw["name"], dtype=raw["dtype"], shape=tuple(raw["shape"]))
+    return Port(**{**raw, "shape": tuple(raw["shape"]), "names": _names(raw["names"])})
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

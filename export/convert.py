@@ -1,9 +1,8 @@
 """From a Keras model to an ONNX graph: lower, trace, freeze, convert with tf2onnx, clean up.
 
-Owns the one way in which this project calls TensorFlow and tf2onnx. Refuses models with several inputs or outputs and
-Keras backends other than TensorFlow. Nothing is placed on a GPU: lowered recurrent layers never reach cuDNN.
-Invariant: the graph has one input ``input`` (batch, time[, C]) and one output ``output``, both with dynamic batch and
-time, and uses standard ONNX operators only.
+Owns the one way in which this project calls TensorFlow and tf2onnx. Refuses Keras backends other than TensorFlow.
+Nothing is placed on a GPU: lowered recurrent layers never reach cuDNN. Invariant: the graph has the ports of the
+model's ``Signature``, batch first and of any size, and uses standard ONNX operators only.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,14 +28,17 @@ from tf2onnx.optimizer.loop_optimizer import LoopOptimizer
 from tf2onnx.optimizer.reshape_optimizer import ReshapeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
-from edgeseq.errors import ExportError
+from edgeseq.errors import EdgeseqError, ExportError
 from edgeseq.export import layer_rules  # noqa: F401  registers the rules
 from edgeseq.export.cleanup import clean_up
 from edgeseq.export.lowering import lowered
 from edgeseq.export.native import LoweredLayer, NativeOps
+from edgeseq.export.reasons import reason
+from edgeseq.export.signature import Signature, signature, structure
 
 OPSET = 18
-INPUT, OUTPUT = "input", "output"
+
+_PLACEHOLDER = "edgeseq_port_"
 
 # Of tf2onnx' own; what they leave is done by edgeseq.export.cleanup.
 _OPTIMIZERS = {
@@ -48,102 +51,101 @@ _OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Converted:
-    """A clean ONNX graph, which layers were lowered for it, and how many nodes tf2onnx had made."""
+    """A clean ONNX graph, its ports, which layers were lowered for it, and how many nodes tf2onnx had made."""
 
     model: ir.Model
+    ports: Signature
     lowered: tuple[LoweredLayer, ...]
     n_nodes_before: int
+
+    def proto(self) -> onnx.ModelProto:
+        """The graph as the onnx package holds it."""
+        return ir.to_proto(self.model)
 
 
 def to_onnx(model: Any) -> Converted:
     """Convert a built Keras model to a clean ONNX graph.
 
-    Shapes: the model takes (B, T, C) or tokens (B, T), and gives (B, T, K) or (B, K).
+    Shapes: see ``edgeseq.export.signature``.
 
     Raises:
         ExportError: the model cannot be converted right; the message says why and what to do.
     """
-    shape, dtype = _signature(model)
-    output_shape = _output_shape(model)
-    with lowered() as native, _quiet(), tf.device("/cpu:0"):
-        traced = tf.function(lambda x: model(x, training=False), autograph=False)
-        concrete = traced.get_concrete_function(tf.TensorSpec(shape, dtype, name=INPUT))
-        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
-        graph_def = frozen.graph.as_graph_def(add_shapes=True)
-        graph_model: ir.Model = ir.from_proto(_tf2onnx(graph_def, _output_tensor(model, concrete).name, native))
-    _name_ports(graph_model, list(shape), output_shape)
-    n_nodes = len(list(graph_model.graph))
-    clean_up(graph_model)
-    _refuse_foreign_operators(graph_model)
-    _name_by_order(graph_model.graph)
-    return Converted(graph_model, tuple(native.lowered), n_nodes)
-
-
-def _tf2onnx(graph_def: Any, output: str, native: NativeOps) -> Any:
-    # Not tf2onnx.convert.from_function: it takes tensors that a layer captured (a mean to subtract) for inputs, goes
-    # on after errors, and its transpose optimizer makes a Reshape of a Transpose over an axis of one channel.
-    ports = {"input_names": [f"{INPUT}:0"], "output_names": [output]}
-    with tf.Graph().as_default():
-        tf.import_graph_def(graph_def, name="")
-        graph_def = tf_loader.tf_optimize(*ports.values(), graph_def)
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(graph_def, name="")
-        onnx_graph = process_tf_graph(graph, opset=OPSET, custom_op_handlers=native.handlers(), **ports)
-    onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False, optimizers=_OPTIMIZERS)
-    return onnx_graph.make_model("offline", graph_name="offline")
-
-
-def _signature(model: Any) -> tuple[tuple[int | None, ...], Any]:
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             f"Keras runs on {keras.backend.backend()!r}: the conversion needs TensorFlow. Save the model and export it "
             "with KERAS_BACKEND=tensorflow (edgeseq export MODEL.keras -o DIR)"
         )
-    if not isinstance(model, keras.Model):
-        raise ExportError(
-            f"expected a keras.Model, got {type(model).__name__}; wrap a layer as keras.Model(inputs, outputs)"
-        )
-    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not inputs or not outputs:
-        raise ExportError(
-            f"model {model.name!r} has no known input shape: build it as a functional model, or call it once on a "
-            "keras.Input((None, n_channels))"
-        )
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ExportError(
-            f"model {model.name!r}: expected one input and one output, got {len(inputs)} and {len(outputs)}; "
-            "export one keras.Model per output"
-        )
-    shape, dtype = tuple(inputs[0].shape), keras.backend.standardize_dtype(inputs[0].dtype)
-    tokens = len(shape) == 2 and dtype in ("int32", "int64")
-    sensor = len(shape) == 3 and shape[2] is not None and dtype == "float32"
-    if not (tokens or sensor):
-        raise ExportError(
-            f"model {model.name!r}: expected input (batch, time, channels) float32 with known channels, or tokens "
-            f'(batch, time) int32 or int64, got {shape} {dtype}; tokens need keras.Input((None,), dtype="int32")'
-        )
-    if shape[1] is not None:
-        raise ExportError(
-            f"model {model.name!r}: expected any length, got an input of {shape[1]} steps; build it with "
-            "keras.Input((None, n_channels)) and copy the weights with set_weights"
-        )
-    return (None, None, *shape[2:]), tf.as_dtype(dtype)
+    ports = signature(model)
+    with lowered() as native, _quiet(), tf.device("/cpu:0"), _explained(model):
+        concrete = _trace(model, ports)
+        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
+        names = [f"{_PLACEHOLDER}{i}:0" for i in range(len(ports.inputs))], [t.name for t in concrete.outputs]
+        graph_model: ir.Model = ir.from_proto(_tf2onnx(frozen.graph.as_graph_def(add_shapes=True), *names, native))
+    _set_ports(graph_model, ports)
+    n_nodes = len(list(graph_model.graph))
+    clean_up(graph_model)
+    _refuse_foreign_operators(graph_model)
+    _name_by_order(graph_model.graph)
+    return Converted(graph_model, ports, tuple(native.lowered), n_nodes)
 
 
-def _output_tensor(model: Any, concrete: Any) -> Any:
-    if len(concrete.outputs) != 1:
-        raise ExportError(f"model {model.name!r}: expected one output tensor, got {len(concrete.outputs)}")
-    return concrete.outputs[0]
+def _trace(model: Any, ports: Signature) -> Any:
+    arranged, _ = structure(model)
 
+    def run(*inputs: Any) -> list[Any]:
+        y: list[Any] = keras.tree.flatten(model(keras.tree.pack_sequence_as(arranged, inputs), training=False))
+        return y
 
-def _output_shape(model: Any) -> list[int | None]:
-    shape = tuple(model.outputs[0].shape)
-    if len(shape) not in (2, 3) or shape[-1] is None:
+    specs = [
+        tf.TensorSpec((None, *port.array_shape), tf.as_dtype(port.dtype), name=f"{_PLACEHOLDER}{i}")
+        for i, port in enumerate(ports.inputs)
+    ]
+    concrete = tf.function(run, autograph=False).get_concrete_function(*specs)
+    if len(concrete.outputs) != len(ports.outputs):
         raise ExportError(
-            f"model {model.name!r}: expected output (batch, time, K) or (batch, K) with known K, got {shape}; "
-            "end it in a Dense or a Reshape to one of these"
+            f"model {model.name!r}: expected {len(ports.outputs)} output tensors, got {len(concrete.outputs)}"
         )
-    return [None, *([None] if len(shape) == 3 else []), shape[-1]]
+    for port, tensor in zip(ports.outputs, concrete.outputs, strict=True):
+        if tensor.dtype.name != port.dtype:
+            raise ExportError(
+                f"model {model.name!r}, output {port.name!r}: Keras says {port.dtype}, it computes "
+                f'{tensor.dtype.name}; cast it with keras.ops.cast(y, "float32")'
+            )
+    return concrete
+
+
+def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], native: NativeOps) -> Any:
+    # Not tf2onnx.convert.from_function: it takes tensors that a layer captured (a mean to subtract) for inputs, goes
+    # on after errors, and its transpose optimizer makes a Reshape of a Transpose over an axis of one channel.
+    with tf.Graph().as_default():
+        tf.import_graph_def(graph_def, name="")
+        graph_def = tf_loader.tf_optimize(inputs, outputs, graph_def)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        onnx_graph = process_tf_graph(
+            graph, opset=OPSET, custom_op_handlers=native.handlers(), input_names=inputs, output_names=outputs
+        )
+    onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False, optimizers=_OPTIMIZERS)
+    return onnx_graph.make_model("offline", graph_name="offline")
+
+
+@contextmanager
+def _explained(model: Any) -> Iterator[None]:
+    """Whatever TensorFlow, Keras or tf2onnx raise becomes an ``ExportError`` that names the layer."""
+    try:
+        yield
+    except EdgeseqError:
+        raise
+    except Exception as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        layers = [frame.f_locals[name] for frame in frames for name in ("self", "layer") if name in frame.f_locals]
+        named = [layer.name for layer in layers if isinstance(layer, keras.layers.Layer) and layer is not model]
+        where = f"layer {named[-1]!r}" if named else f"model {model.name!r}"
+        raise ExportError(
+            f"{where}: the conversion failed with {type(error).__name__}: {reason(error)}; give the layer a lowering "
+            "with edgeseq.export.register_lowering, or use another layer"
+        ) from error
 
 
 @contextmanager
@@ -161,24 +163,25 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _name_ports(model: ir.Model, in_shape: list[int | None], out_shape: list[int | None]) -> None:
+def _set_ports(model: ir.Model, ports: Signature) -> None:
     graph = model.graph
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise ExportError(f"conversion gave inputs {[v.name for v in graph.inputs]}; please report this model")
+    by_name = {value.name: value for value in graph.inputs}
+    graph.inputs[:] = [by_name[f"{_PLACEHOLDER}{i}:0"] for i in range(len(ports.inputs))]
     taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
-    for value, name, shape in ((graph.inputs[0], INPUT, in_shape), (graph.outputs[0], OUTPUT, out_shape)):
-        if value.name != name and name in taken:
+    one_time = sum(port.has_time for port in ports.inputs) == 1
+    for value, port in zip((*graph.inputs, *graph.outputs), (*ports.inputs, *ports.outputs), strict=True):
+        if value.name != port.name and port.name in taken:
             raise ExportError(
-                f"a layer is named {name!r}, which the exported file needs for its port; rename the layer"
+                f"a layer is named {port.name!r}, which the exported file needs for its port; rename the layer"
             )
-        value.name = name
-        dynamic = iter(("batch", "time"))
-        value.shape = ir.Shape([next(dynamic) if n is None else n for n in shape])
+        value.name = port.name
+        time = "time" if one_time and port in ports.inputs else f"{port.name}_time"  # a stride changes it
+        value.shape = ir.Shape(["batch", *(time if n is None else n for n in port.array_shape)])
 
 
 def _name_by_order(graph: ir.Graph) -> None:
     """Give values and nodes names that depend on the model alone, not on how many were converted before it."""
-    taken = {INPUT, OUTPUT}
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
 
     def fresh(name: str | None, otherwise: str) -> str:
         base = re.sub(r"(__\d+)+(?=$|/|:)|:\d+$", "", name or "") or otherwise

@@ -8,38 +8,53 @@ the same outputs; a failed export leaves the folder as it was.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.errors import ConfigError, NotStreamableError
-from edgeseq.export.convert import to_onnx
-from edgeseq.export.probes import vocabulary_size
+from edgeseq.errors import ConfigError, ExportError, NotStreamableError
+from edgeseq.export.any_length import for_any_length
+from edgeseq.export.convert import OPSET, Converted, to_onnx
+from edgeseq.export.description import About, Names, describe_offline, describe_stream, file_stem
+from edgeseq.export.native import LoweredLayer
+from edgeseq.export.probes import Inputs, vocabulary_size
+from edgeseq.export.signature import signature
 from edgeseq.export.streamify import StepModel, streamify
 from edgeseq.export.verify import Verification, verify_offline, verify_stream
-from edgeseq.model_file import METADATA_KEY, Description, OfflineReference, Port, graph_sha256
+from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
 from edgeseq.runtime.inputs import InputCheck
+
+CheckInput = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
 class ExportReport:
     """What ``export_model`` wrote and saw.
 
-    ``stream`` is None for a model that has no exact step graph; ``not_streamable`` then says why.
+    ``stream`` is None for a model that has no exact step graph; ``not_streamable`` then says why. ``one_length`` says
+    why the files take the model's own length alone, and is None where they take any. ``lowered`` lists the layers that
+    were not traced as Keras wrote them. ``n_nodes_before`` counts what tf2onnx made, ``n_nodes`` what the clean-up left
+    of it. ``loops`` names the Loop, Scan and If nodes in it: exact, but slow.
     """
 
     offline: Path
     stream: Path | None
     not_streamable: str | None
+    one_length: str | None
     verification: Verification
+    lowered: tuple[LoweredLayer, ...]
+    n_nodes_before: int
     n_nodes: int
     n_stream_nodes: int | None
+    loops: tuple[str, ...]
+    offline_bytes: int
+    opset: int
 
 
 def export_model(
@@ -47,27 +62,33 @@ def export_model(
     out_dir: str | os.PathLike[str],
     *,
     name: str | None = None,
-    feature_names: Sequence[str] | None = None,
-    label_names: Sequence[str] | None = None,
+    feature_names: Names = None,
+    label_names: Names = None,
     rate_hz: float | None = None,
-    check_inputs: Sequence[np.ndarray[Any, Any]] = (),
+    dynamic_time: bool | None = None,
+    check_inputs: Sequence[CheckInput] = (),
 ) -> ExportReport:
     """Export a trained Keras model and verify the files before they appear.
 
-    Shapes: the model takes (B, T, C) or tokens (B, T), and gives (B, T, K) or (B, K).
+    Shapes: the model takes (B, T, C) or tokens (B, T), and gives (B, T, K) or (B, K); several inputs and outputs are
+    named by the keys of the dict that the model takes or gives, or by the names of its layers. A layer with
+    ``stateful=True`` starts every sequence anew in the offline file; a stream carries its state.
 
     Args:
         keras_model: a built Keras 3 model, on the TensorFlow backend.
         out_dir: the folder for the files; made if it is missing.
         name: of the files; the model's own name by default.
-        feature_names: of the C channels, kept in the files.
-        label_names: of the K outputs, kept in the files.
+        feature_names: of the C channels, kept in the files; for several inputs a mapping from port to names.
+        label_names: of the K outputs, kept in the files; for several outputs a mapping from port to names.
         rate_hz: samples per second of the data that the model was trained on, kept in the files.
-        check_inputs: sequences (T, C) of your own data, verified beside random ones.
+        dynamic_time: what to do with a model built for one length. None: export it for any length if nothing in it
+            depends on the length, else for its own. True: raise if something does. False: keep its length.
+        check_inputs: sequences (T, C) of your own data, verified beside random ones; for several inputs mappings from
+            port to array.
 
     Raises:
         ConfigError: a name or a number of names does not fit the model.
-        ExportError: the model cannot be converted right.
+        ExportError: the model cannot be converted right, or not for any length.
         VerificationError: two forms of the model differ; the message names the first step that does.
 
     Example:
@@ -79,31 +100,83 @@ def export_model(
         ...     report.offline.name, report.stream.name
         ('gesture.onnx', 'gesture.stream.onnx')
     """
-    offline = to_onnx(keras_model).model
-    stem = _stem(name or keras_model.name)
-    description = _describe(offline, stem, feature_names, label_names, rate_hz)
-    own = _checked(check_inputs, description.input)
-    step, why_not = _try_streamify(offline)
-    if step is not None:
-        description = replace(description, receptive_field=(step.past, 0))
+    about = About(file_stem(name or str(getattr(keras_model, "name", "model"))), feature_names, label_names, rate_hz)
     with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(scratch) / f"{stem}.onnx"]
-        description = _write(files[0], offline, description)
-        seen = verify_offline(keras_model, files[0], own)
-        if step is not None:
-            files.append(Path(scratch) / f"{stem}.stream.onnx")
-            _write(files[1], step.model, _describe_stream(description, step, files[0].name))
-            vocabulary = vocabulary_size(keras_model)
-            seen = replace(seen, stream=verify_stream(files[0], files[1], own, vocabulary=vocabulary))
-        written = _publish(files, Path(out_dir), stem)
+        make = partial(_make, Path(scratch), about, check_inputs)
+        made, one_length = _for_any_length(make, keras_model, dynamic_time=dynamic_time)
+        written = _publish(made.files, Path(out_dir), about.name)
+    graph = made.converted.model.graph
     return ExportReport(
         offline=written[0],
-        stream=written[1] if step is not None else None,
-        not_streamable=why_not,
-        verification=seen,
-        n_nodes=len(list(offline.graph)),
-        n_stream_nodes=None if step is None else len(list(step.model.graph)),
+        stream=written[1] if made.step is not None else None,
+        not_streamable=made.not_streamable,
+        one_length=one_length,
+        verification=made.verification,
+        lowered=made.converted.lowered,
+        n_nodes_before=made.converted.n_nodes_before,
+        n_nodes=len(list(graph)),
+        n_stream_nodes=None if made.step is None else len(list(made.step.model.graph)),
+        loops=tuple(f"{node.name} ({node.op_type})" for node in graph if node.op_type in ("Loop", "Scan", "If")),
+        offline_bytes=written[0].stat().st_size,
+        opset=OPSET,
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Verified files in a scratch folder."""
+
+    converted: Converted
+    step: StepModel | None
+    not_streamable: str | None
+    files: list[Path]
+    verification: Verification
+
+
+def _for_any_length(
+    make: Callable[..., _Made], keras_model: Any, *, dynamic_time: bool | None
+) -> tuple[_Made, str | None]:
+    """Make the files for any batch and length if that can be; and the reason why they take one length, if they do."""
+    ports = signature(keras_model)
+    if ports.any_length and ports.batch is None:
+        return make(keras_model), None
+    if dynamic_time is False:
+        return make(keras_model), None if ports.any_length else "dynamic_time=False"
+    try:
+        return make(for_any_length(keras_model), built_as=keras_model), None
+    except ExportError as error:
+        if dynamic_time:
+            raise ExportError(
+                f"model {keras_model.name!r} depends on its length: {error}; export it with dynamic_time=False, for "
+                "that length alone"
+            ) from error
+        return make(keras_model), None if ports.any_length else str(error)
+
+
+def _make(
+    scratch: Path, about: About, check_inputs: Sequence[CheckInput], keras_model: Any, *, built_as: Any = None
+) -> _Made:
+    """Convert, describe, write and verify; against the model as it was built, too, if this is another form of it."""
+    converted = to_onnx(keras_model)
+    description = describe_offline(converted.ports, about)
+    own = _checked(check_inputs, description.inputs)
+    step, why_not = _try_streamify(converted.model)
+    if step is not None:
+        description = replace(description, receptive_field=(step.past, 0))
+    files = [scratch / f"{about.name}.onnx"]
+    description = _write(files[0], converted.model, description)
+    if built_as is None:
+        seen = verify_offline(keras_model, files[0], own)
+    else:
+        length = max((port.length or 0 for port in signature(built_as).inputs), default=0)
+        seen = verify_offline(built_as, files[0])
+        seen |= verify_offline(keras_model, files[0], own, must_run=(length + 1, 2 * length + 1))
+    if step is not None:
+        files.append(scratch / f"{about.name}.stream.onnx")
+        _write(files[1], step.model, describe_stream(description, step, files[0].name))
+        vocabulary = vocabulary_size(keras_model, own)
+        seen = replace(seen, stream=verify_stream(files[0], files[1], own, vocabulary=vocabulary))
+    return _Made(converted, step, why_not, files, seen)
 
 
 def _publish(files: Sequence[Path], folder: Path, stem: str) -> list[Path]:
@@ -122,22 +195,17 @@ def _publish(files: Sequence[Path], folder: Path, stem: str) -> list[Path]:
     return targets
 
 
-def _checked(check_inputs: Sequence[np.ndarray[Any, Any]], port: Port) -> list[np.ndarray[Any, Any]]:
-    check = InputCheck(port, has_steps=False)
-    own = [check.chunk(x, f"check_inputs[{i}]") for i, x in enumerate(check_inputs)]
-    for i, x in enumerate(own):
-        if len(x) == 0:
-            raise ConfigError(f"check_inputs[{i}]: expected at least one sample, got none; leave it out")
+def _checked(check_inputs: Sequence[CheckInput], ports: Sequence[Port]) -> list[Inputs]:
+    own = []
+    for i, given in enumerate(check_inputs):
+        where = f"check_inputs[{i}]"
+        by_port = given if isinstance(given, Mapping) else {ports[0].name: given}
+        if set(by_port) != {port.name for port in ports}:
+            raise ConfigError(f"{where}: expected the inputs {[p.name for p in ports]}, got {list(by_port)}; name each")
+        own.append([InputCheck(port).sequence(by_port[port.name], f"{where}, {port.name}") for port in ports])
+        if any(port.has_time and len(x) == 0 for port, x in zip(ports, own[-1], strict=True)):
+            raise ConfigError(f"{where}: expected at least one sample, got none; leave it out")
     return own
-
-
-def _stem(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name.endswith(".stream"):
-        raise ConfigError(
-            f"name: expected letters, digits, '_', '-' and '.', not ending in '.stream', got {name!r}; "
-            "it becomes a file name"
-        )
-    return name
 
 
 def _try_streamify(offline: ir.Model) -> tuple[StepModel | None, str | None]:
@@ -145,56 +213,6 @@ def _try_streamify(offline: ir.Model) -> tuple[StepModel | None, str | None]:
         return streamify(offline), None
     except NotStreamableError as error:
         return None, str(error)
-
-
-def _describe(
-    offline: ir.Model,
-    name: str,
-    feature_names: Sequence[str] | None,
-    label_names: Sequence[str] | None,
-    rate_hz: float | None,
-) -> Description:
-    source, output = _port(offline.graph.inputs[0], batch_axes=2), _port(offline.graph.outputs[0], batch_axes=-1)
-    for what, names, size in (
-        ("feature_names", feature_names, source.shape[0] if source.shape else 0),
-        ("label_names", label_names, output.shape[0]),
-    ):
-        if names is None:
-            continue
-        if len(names) != size or len(set(names)) != size or not all(isinstance(n, str) for n in names):
-            raise ConfigError(f"{what}: expected {size} different names, one for each, got {list(names)}")
-    if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < float("inf")):
-        raise ConfigError(f"rate_hz: expected samples per second above 0, got {rate_hz}")
-    return Description(
-        kind="offline",
-        name=name,
-        input=source,
-        output=output,
-        per_step=len(offline.graph.outputs[0].shape or ()) == 3,
-        receptive_field=(None, None),
-        feature_names=None if feature_names is None else tuple(feature_names),
-        label_names=None if label_names is None else tuple(label_names),
-        rate_hz=None if rate_hz is None else float(rate_hz),
-    )
-
-
-def _port(value: ir.Value, batch_axes: int) -> Port:
-    names = {ir.DataType.FLOAT: "float32", ir.DataType.INT32: "int32", ir.DataType.INT64: "int64"}
-    if value.dtype not in names or value.shape is None:
-        raise ConfigError(f"{value.name}: expected float32, int32 or int64, got {value.dtype}")
-    sizes = list(value.shape)[batch_axes:]
-    return Port(str(value.name), names[value.dtype], tuple(n for n in sizes if isinstance(n, int)))  # type: ignore[arg-type]
-
-
-def _describe_stream(offline: Description, step: StepModel, offline_file: str) -> Description:
-    return replace(
-        offline,
-        kind="stream",
-        law=step.law,
-        per_step=True,
-        state=step.state,
-        offline=OfflineReference(offline_file, offline.graph_sha256),
-    )
 
 
 def _write(path: Path, model: ir.Model, description: Description) -> Description:

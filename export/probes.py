@@ -13,6 +13,8 @@ import keras
 import numpy as np
 
 from edgeseq.errors import ExportError
+from edgeseq.export.signature import Signature
+from edgeseq.model_file import Port
 
 LENGTHS = (1, 2, 7, 77, 300)
 """Lengths on which Keras and the offline file are compared."""
@@ -20,21 +22,30 @@ LENGTHS = (1, 2, 7, 77, 300)
 SEED = 20240229
 
 Array = np.ndarray[Any, Any]
+Inputs = list[Array]  # one array for each input of the model, batch first
 
 
-def batches(keras_model: Any, own: Sequence[Array]) -> Iterator[Array]:
-    """One to three random sequences of each length, the last one padded where the model masks; then ``own``."""
+def batches(keras_model: Any, ports: Signature, own: Sequence[Inputs], more_lengths: Sequence[int]) -> Iterator[Inputs]:
+    """One to three random sequences of each length, the last one padded where the model masks; then ``own``.
+
+    A model of one length is given that length alone, and one of a fixed batch that batch.
+    """
     rng = np.random.default_rng(SEED)
-    source = keras_model.inputs[0]
-    dtype, vocabulary = keras.backend.standardize_dtype(source.dtype), vocabulary_size(keras_model)
-    padding = _padding(keras_model)
-    for i, length in enumerate(LENGTHS):
-        x = random(rng, (1 + i % 3, length, *source.shape[2:]), dtype, vocabulary)
-        if padding is not None and len(x) > 1:
-            x[-1, (length + 1) // 2 :] = padding
-        yield x
-    for x in own:
-        yield x[None]
+    vocabulary, paddings = vocabulary_size(keras_model, own), _paddings(keras_model, ports)
+    lengths = (*LENGTHS, *more_lengths) if ports.any_length else (0,)  # 0: each port has its own
+    for i, length in enumerate(lengths):
+        size = ports.batch or 1 + i % 3
+        inputs = [random(rng, (size, *_shape(port, length)), port.dtype, vocabulary) for port in ports.inputs]
+        for x, padding in zip(inputs, paddings, strict=True):
+            if padding is not None and len(x) > 1:
+                x[-1, (x.shape[1] + 1) // 2 :] = padding
+        yield inputs
+    for sequence in own:
+        yield [np.repeat(x[None], ports.batch or 1, axis=0) for x in sequence]
+
+
+def _shape(port: Port, length: int) -> tuple[int, ...]:
+    return tuple(length if n is None else n for n in port.array_shape)
 
 
 def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, vocabulary: int) -> Array:
@@ -44,27 +55,42 @@ def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, vocabular
     return rng.integers(min(1, vocabulary - 1), vocabulary, size=shape).astype(dtype)
 
 
-def valid_steps(keras_model: Any, x: Array) -> Array | None:
+def valid_steps(keras_model: Any, ports: Signature, inputs: Inputs) -> Array | None:
     """Which steps of (B, T, ...) are no padding, (B, T); None for a model that masks nothing."""
-    padding = _padding(keras_model)
-    if padding is None:
+    masks = [
+        np.any(np.not_equal(x, padding).reshape(*x.shape[:2], -1), axis=-1)
+        for x, padding in zip(inputs, _paddings(keras_model, ports), strict=True)
+        if padding is not None
+    ]
+    if not masks or any(mask.shape != masks[0].shape for mask in masks):
         return None
-    differs = np.not_equal(x, padding)
-    return differs if differs.ndim == 2 else np.any(differs, axis=-1)
+    return np.logical_and.reduce(masks)  # type: ignore[no-any-return]
 
 
-def vocabulary_size(keras_model: Any) -> int:
-    """The number of tokens that every Embedding of the model knows; 2 for a model that takes no tokens."""
+def vocabulary_size(keras_model: Any, own: Sequence[Inputs] = ()) -> int:
+    """The number of tokens that every Embedding of the model knows; 2 for a model that takes no tokens.
+
+    Without an Embedding, the tokens of ``own`` tell.
+    """
     sizes = [layer.input_dim for layer in _layers(keras_model, keras.layers.Embedding)]
-    if not sizes and np.dtype(keras.backend.standardize_dtype(keras_model.inputs[0].dtype)).kind != "f":
-        raise ExportError(f"model {keras_model.name!r} takes tokens, but has no Embedding layer to tell their range")
-    return min(sizes, default=2)
+    takes_tokens = any(keras.backend.standardize_dtype(x.dtype) != "float32" for x in keras_model.inputs)
+    if sizes or not takes_tokens:
+        return min(sizes, default=2)
+    seen = [int(x.max()) + 1 for sequence in own for x in sequence if x.dtype.kind == "i" and x.size]
+    if not seen:
+        raise ExportError(
+            f"model {keras_model.name!r} takes tokens, but has no Embedding layer to tell their range; "
+            "give sequences of your own as check_inputs"
+        )
+    return max(2, *seen)
 
 
-def _padding(keras_model: Any) -> float | None:
-    if any(layer.mask_zero for layer in _layers(keras_model, keras.layers.Embedding)):
-        return 0
-    return next((layer.mask_value for layer in _layers(keras_model, keras.layers.Masking)), None)
+def _paddings(keras_model: Any, ports: Signature) -> list[float | None]:
+    """For each input the value that masks a step of it, None where nothing does."""
+    token = 0 if any(layer.mask_zero for layer in _layers(keras_model, keras.layers.Embedding)) else None
+    masking: Iterator[float] = (layer.mask_value for layer in _layers(keras_model, keras.layers.Masking))
+    sample = next(masking, None)
+    return [(sample if port.dtype == "float32" else token) if port.has_time else None for port in ports.inputs]
 
 
 def _layers(keras_model: Any, kind: Any) -> list[Any]:

@@ -41,6 +41,7 @@ def streamify(offline: ir.Model) -> StepModel:
         NotStreamableError: some output depends on later samples, or an operator has no rule.
     """
     graph = offline.graph
+    _refuse_ports(graph)
     step = StepGraph()
     source = graph.inputs[0]
     sample = ir.val(source.name, shape=source.shape, type=source.type)
@@ -55,6 +56,20 @@ def streamify(offline: ir.Model) -> StepModel:
     if not isinstance(result, Timed):
         raise NotStreamableError(f"output {graph.outputs[0].name!r} does not depend on the input over time")
     return _finish(offline, step, sample, result)
+
+
+def _refuse_ports(graph: ir.Graph) -> None:
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise NotStreamableError(
+            f"the model has inputs {[v.name for v in graph.inputs]} and outputs {[v.name for v in graph.outputs]}; "
+            "this release streams models of one input and one output"
+        )
+    length = (graph.inputs[0].shape or [None, None])[1]
+    if isinstance(length, int):
+        raise NotStreamableError(
+            f"the model takes sequences of exactly {length} steps; build it with keras.Input((None, n_channels)), and "
+            "without what depends on the length"
+        )
 
 
 def _write(step: StepGraph, node: ir.Node, known: dict[ir.Value, Timed | ir.Value]) -> None:

@@ -8,7 +8,8 @@ float32 program can be held to that: there it is four times that move, and never
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ import tensorflow as tf
 
 from edgeseq import runtime
 from edgeseq.errors import ExportError, VerificationError
-from edgeseq.export.probes import SEED, Array, batches, random, valid_steps
+from edgeseq.export.probes import SEED, Array, Inputs, batches, random, valid_steps
+from edgeseq.export.reasons import reason
+from edgeseq.export.signature import Signature, signature, structure
 
 TOLERANCE = 1e-5
 _ROUNDINGS, _LOOSEST = 4, 1e-3
@@ -32,56 +35,110 @@ _PREFIXES = 24
 class Verification:
     """The largest difference seen, in units of the output's scale, over how many sequences, and what was allowed.
 
+    ``by_output`` is the largest difference from Keras of each output, and ``offline`` the largest of those;
     ``tolerance`` is the loosest that any channel on any sequence was given: 1e-5 for a well-conditioned model.
     """
 
-    offline: float
+    by_output: Mapping[str, float]
     n_sequences: int
     tolerance: float
     stream: float | None = None
 
+    @property
+    def offline(self) -> float:
+        """The largest difference between Keras and the offline file."""
+        return max(self.by_output.values())
 
-def verify_offline(keras_model: Any, path: Path, own: Sequence[Array] = ()) -> Verification:
+    def __or__(self, other: Verification) -> Verification:
+        """What two verifications of the same file saw together."""
+        worst = {name: max(seen, other.by_output[name]) for name, seen in self.by_output.items()}
+        return Verification(worst, self.n_sequences + other.n_sequences, max(self.tolerance, other.tolerance))
+
+
+def verify_offline(
+    keras_model: Any, path: Path, own: Sequence[Inputs] = (), *, must_run: Sequence[int] = ()
+) -> Verification:
     """Compare a Keras model with its offline file.
 
-    Lengths at which Keras itself fails (shorter than a kernel without padding) are left out.
+    Lengths at which Keras itself fails (shorter than a kernel without padding) are left out, but for ``must_run``.
 
     Raises:
         VerificationError: shapes or values differ; the message names the first step that does.
-        ExportError: ONNX Runtime cannot open the file, or Keras fails at every length.
+        ExportError: ONNX Runtime cannot open the file, or Keras fails at every length, or at one of ``must_run``.
     """
+    ports, run = signature(keras_model), _opened(path)
+    worst, loosest, n_sequences = {port.name: 0.0 for port in ports.outputs}, TOLERANCE, 0
+    for inputs in batches(keras_model, ports, own, must_run):
+        expected = _keras(keras_model, inputs)
+        length = inputs[0].shape[1]
+        if isinstance(expected, Exception):
+            failure = expected
+            if length in must_run:
+                raise ExportError(f"Keras cannot run the model at {length} steps: {reason(failure)}") from failure
+            continue
+        valid = valid_steps(keras_model, ports, inputs)
+        where = f"Keras and {path.name} on input {', '.join(str(x.shape) for x in inputs)}"
+        got, nudged = (run(ports, each, where) for each in (inputs, [_nudged(x, valid) for x in inputs]))
+        for port, y, ours, moved in zip(ports.outputs, expected, got, nudged, strict=True):
+            tolerance = _tolerance(ours, moved)
+            at = where if len(ports.outputs) == 1 else f"{where}, output {port.name!r}"
+            difference = compare(y, ours, at, valid=valid if port.has_time else None, tolerance=tolerance)
+            worst[port.name] = max(worst[port.name], difference)
+            loosest = max(loosest, float(np.max(tolerance, initial=0.0)))
+        n_sequences += len(inputs[0])
+    if n_sequences == 0:
+        raise ExportError(
+            f"Keras itself cannot run the model at any length tried: {reason(failure)}; if its inputs are of different "
+            "lengths, give sequences of your own as check_inputs"
+        ) from failure
+    return Verification(worst, n_sequences, loosest)
+
+
+def _opened(path: Path) -> Callable[[Signature, Inputs, str], list[Array]]:
+    """The file as a function of the model's ports and inputs."""
     try:
         ort_session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT's exception classes have no public common base
-        raise ExportError(f"ONNX Runtime cannot run the converted graph: {str(error).splitlines()[0]}") from error
-    worst, loosest, n_sequences = 0.0, TOLERANCE, 0
-    for x in batches(keras_model, own):
-        expected = _keras(keras_model, x)
-        if isinstance(expected, Exception):
-            failure = expected
-            continue
-        valid = valid_steps(keras_model, x)
-        got, nudged = (ort_session.run(None, {"input": each})[0] for each in (x, _nudged(x, valid)))
-        where = f"Keras and {path.name} on input {x.shape}"
-        tolerance = _tolerance(got, nudged)
-        worst = max(worst, compare(expected, got, where, valid=valid, tolerance=tolerance))
-        loosest, n_sequences = max(loosest, float(np.max(tolerance, initial=0.0))), n_sequences + len(x)
-    if n_sequences == 0:
-        raise ExportError(f"Keras itself cannot run the model at any length tried: {failure}") from failure
-    return Verification(offline=worst, n_sequences=n_sequences, tolerance=loosest)
+        raise ExportError(f"ONNX Runtime cannot run the converted graph: {reason(error)}") from error
+
+    def run(ports: Signature, inputs: Inputs, where: str) -> list[Array]:
+        feeds = {port.name: x for port, x in zip(ports.inputs, inputs, strict=True)}
+        try:
+            return ort_session.run([port.name for port in ports.outputs], feeds)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise VerificationError(
+                f"{where}: Keras runs, ONNX Runtime does not: {reason(error)}; nothing was written"
+            ) from error
+
+    return run
 
 
-def _keras(keras_model: Any, x: Array) -> Array | Exception:
+def _keras(keras_model: Any, inputs: Inputs) -> Inputs | Exception:
+    arranged = keras.tree.pack_sequence_as(structure(keras_model)[0], inputs)
     try:
-        with keras.device("cpu"):
-            outputs = keras.tree.flatten(keras_model(x, training=False))
+        with keras.device("cpu"), _fresh_state(keras_model):
+            outputs = keras.tree.flatten(keras_model(arranged, training=False))
     except (ValueError, tf.errors.InvalidArgumentError) as error:
         return error
-    expected: Array = keras.ops.convert_to_numpy(outputs[0])
-    return expected
+    return [keras.ops.convert_to_numpy(y) for y in outputs]
 
 
-def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Array] = (), *, vocabulary: int = 2) -> float:
+@contextmanager
+def _fresh_state(keras_model: Any) -> Iterator[None]:
+    """Let ``stateful=True`` layers start a sequence, and give them back the state that they had."""
+    stateful = [layer for layer in keras_model._flatten_layers() if getattr(layer, "stateful", False)]
+    states = [state for layer in stateful for state in keras.tree.flatten(getattr(layer, "states", None) or [])]
+    kept = [keras.ops.convert_to_numpy(state) for state in states]
+    for state in states:
+        state.assign(np.zeros(state.shape, np.float32))
+    try:
+        yield
+    finally:
+        for state, value in zip(states, kept, strict=True):
+            state.assign(value)
+
+
+def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] = (), *, vocabulary: int = 2) -> float:
     """Compare a streamed file, in steps and in chunks of random sizes, with its offline file.
 
     A model of tokens is given random ones below ``vocabulary``.
@@ -94,7 +151,7 @@ def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Array] = 
     longest = min((model.warm_up or 0) + 40, 3000)
     sequences = [random(rng, (length, *model.input.shape), model.input.dtype, vocabulary) for length in (1, 9, longest)]
     worst = 0.0
-    for x in [*sequences, *own]:
+    for x in [*sequences, *(x for (x,) in own)]:
         expected, steps = offline.run(x), np.arange(len(x))
         tolerance = _tolerance(expected, offline.run(_nudged(x)))
         if model.description.law == "prefix":
@@ -120,19 +177,26 @@ def _nudged(x: Array, valid: Array | None = None) -> Array:
         return x
     towards = np.random.default_rng(SEED).choice([-np.inf, np.inf], size=x.shape).astype(x.dtype)
     nudged: Array = np.nextafter(x, towards)
-    return nudged if valid is None else np.where(valid[..., None], nudged, x)
+    if valid is None or x.shape[:2] != valid.shape:
+        return nudged
+    return np.where(valid.reshape(*valid.shape, *(1,) * (x.ndim - 2)), nudged, x)
 
 
 def _scale(y: Array) -> Array:
     """Of each channel, (K,): its largest value, at least 1."""
-    largest: Array = np.max(np.abs(y.reshape(-1, y.shape[-1])), axis=0, initial=0.0)
-    scale: Array = np.maximum(1.0, largest)
+    scale: Array = np.maximum(1.0, _largest(y))
     return scale
+
+
+def _largest(y: Array) -> Array:
+    """Of each channel, (K,): its largest absolute value, 0 of nothing."""
+    largest: Array = np.max(np.abs(y), axis=tuple(range(y.ndim - 1)), initial=0.0)
+    return largest
 
 
 def _tolerance(y: Array, nudged: Array) -> Array:
     """Of each channel, (K,), in units of its scale."""
-    moved = np.max(np.abs(y - nudged).reshape(-1, y.shape[-1]), axis=0, initial=0.0) / _scale(y)
+    moved = _largest(y - nudged) / _scale(y)
     tolerance: Array = np.clip(_ROUNDINGS * moved, TOLERANCE, _LOOSEST)
     return tolerance
 
@@ -160,7 +224,7 @@ def compare(
         return 0.0
     difference = np.abs(expected.astype(np.float64) - got) / _scale(expected)
     difference[np.isnan(difference)] = np.inf
-    if valid is not None and difference.ndim > valid.ndim:
+    if valid is not None and difference.shape[:2] == valid.shape:
         difference[~valid] = 0.0
     if (wrong := np.argwhere(difference > tolerance)).size:
         at = tuple(int(i) for i in wrong[np.argsort(wrong[:, -2 if wrong.shape[1] > 1 else 0], kind="stable")][0])

@@ -1,8 +1,9 @@
 """What a model accepts: strict checks of samples and chunks.
 
-A sample is (C,), a chunk (T, C); for a model of tokens a sample is a scalar and a chunk (T,). The dtype is the model's
-own. Nothing is cast, padded or repaired: anything else is a named error that says where, expected, got and fix.
-Non-finite values are refused because ONNX Runtime's CPU LSTM turns NaN into finite, plausible numbers.
+A sample is (C,), a chunk (T, C); for a model of tokens a sample is a scalar and a chunk (T,). A sequence, the whole
+input of an offline model, is like a chunk, but some models take one length only, or an input without time. The dtype
+is the model's own. Nothing is cast, padded or repaired: anything else is a named error that says where, expected, got
+and fix. Non-finite values are refused because ONNX Runtime's CPU LSTM turns NaN into finite, plausible numbers.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class InputCheck:
 x.astype(np.float32)
     """
 
-    def __init__(self, port: Port, *, has_steps: bool = True) -> None:
-        self._has_steps = has_steps
+    def __init__(self, port: Port) -> None:
+        self._port = port
         self._shape = port.shape
         self._dtype = np.dtype(port.dtype)
-        self._is_token = port.shape == ()
+        self._is_token = port.shape == () and self._dtype.kind == "i"
 
     def sample(self, x: Any, where: object) -> Array:
         """Return ``x`` if it is one sample, (C,) or a scalar token; raise an ``InputError`` otherwise."""
@@ -41,16 +42,25 @@ x.astype(np.float32)
             x = self._token(x, where)
         elif isinstance(x, np.generic):
             x = np.asarray(x)
-        self._same_kind(x, self._shape, where)
-        self._values(x, where, first=None)
+        self._same_kind(x, self._shape, where, chunk_advice=True)
+        self._values(x, where)
         return x  # type: ignore[no-any-return]
 
     def chunk(self, x: Any, where: object) -> Array:
         """Return ``x`` if it is a chunk, (T, C) or tokens (T,), with T >= 0; raise an ``InputError`` otherwise."""
-        length = x.shape[0] if isinstance(x, np.ndarray) and x.ndim == len(self._shape) + 1 else "T"
-        self._same_kind(x, (length, *self._shape), where)
-        self._values(x, where, first=0)
+        self._same_kind(x, (self._length(x), *self._shape), where, chunk_advice=True)
+        self._values(x, where)
         return x  # type: ignore[no-any-return]
+
+    def sequence(self, x: Any, where: object) -> Array:
+        """Return ``x`` if it is the input of one sequence, (T, C), tokens (T,), or (C,) without time."""
+        length = self._port.length if self._port.length is not None else self._length(x)
+        self._same_kind(x, (length, *self._shape) if self._port.has_time else self._shape, where)
+        self._values(x, where)
+        return x  # type: ignore[no-any-return]
+
+    def _length(self, x: Any) -> int | str:
+        return x.shape[0] if isinstance(x, np.ndarray) and x.ndim == len(self._shape) + 1 else "T"
 
     def _token(self, x: int, where: object) -> Array:
         limits = np.iinfo(self._dtype)
@@ -60,7 +70,7 @@ x.astype(np.float32)
             )
         return np.array(x, self._dtype)
 
-    def _same_kind(self, x: Any, shape: tuple[int | str, ...], where: object) -> None:
+    def _same_kind(self, x: Any, shape: tuple[int | str, ...], where: object, *, chunk_advice: bool = False) -> None:
         if isinstance(x, (np.ma.MaskedArray, np.matrix)):  # their methods skip values, or change shapes
             raise DTypeError(
                 f"{where}: expected a plain numpy array, got {type(x).__name__}; decide what its gaps are first"
@@ -77,9 +87,10 @@ x.astype(np.float32)
         got = f"{x.dtype.str if same_name and x.dtype != self._dtype else x.dtype.name} {x.shape}"
         if x.dtype != self._dtype:
             raise DTypeError(f"{where}: expected {expected}, got {got}; cast with x.astype(np.{self._dtype.name})")
-        raise ShapeError(f"{where}: expected {expected}, got {got}; {self._advice(x, len(shape))}")
+        advice = self._chunk_advice(x, len(shape)) if chunk_advice else None
+        raise ShapeError(f"{where}: expected {expected}, got {got}; {advice or self._shape_advice(x, shape)}")
 
-    def _values(self, x: Array, where: object, *, first: int | None) -> None:
+    def _values(self, x: Array, where: object) -> None:
         if self._dtype.kind != "f":
             if x.size and x.min() < 0:
                 raise InputError(
@@ -90,16 +101,22 @@ x.astype(np.float32)
         if math.isfinite(np.vdot(x, x)) or np.isfinite(x).all():
             return
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        place = f"channel {at[-1]}" if first is None else f"row {at[0]}, channel {at[-1]}"
+        axes = ["row"] * (x.ndim - len(self._shape)) + ["channel"] * len(self._shape)
+        place = ", ".join(f"{axis} {i}" for axis, i in zip(axes, at, strict=True)) or "the sample"
         raise NonFiniteError(
             f"{where}: expected finite values, got {x[at]} at {place}; repair or drop it before the model"
         )
 
-    def _advice(self, x: Array, expected_ndim: int) -> str:
-        if self._has_steps and expected_ndim == len(self._shape) and x.ndim == expected_ndim + 1:
+    def _chunk_advice(self, x: Array, expected_ndim: int) -> str | None:
+        if expected_ndim == len(self._shape) and x.ndim == expected_ndim + 1:
             return "use push() for a chunk of samples"
-        if self._has_steps and expected_ndim == len(self._shape) + 1 and x.shape == self._shape:
+        if expected_ndim == len(self._shape) + 1 and x.shape == self._shape:
             return "use step() for one sample"
-        if x.ndim == expected_ndim + 1 and x.shape[0] == 1:
+        return None
+
+    def _shape_advice(self, x: Array, shape: tuple[int | str, ...]) -> str:
+        if x.ndim == len(shape) + 1 and x.shape[0] == 1:
             return "drop the batch axis with x[0]: it is one sequence"
+        if self._port.length is not None and x.ndim == len(shape) and x.shape[1:] == shape[1:]:
+            return f"the model takes sequences of exactly {self._port.length} steps"
         return "the last axis holds the model's channels" if self._shape else "tokens have one axis, time"

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
-
 from edgeseq.errors import ModelFileError
 from edgeseq.model_file import Description, Port
 from edgeseq.runtime.inputs import InputCheck
@@ -26,6 +24,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         ModelFileError: the file is damaged, was not written by edgeseq, is an offline model, or of a newer format.
 
     Example:
+        >>> import numpy as np
         >>> model = load("tests/data/tiny.stream.onnx")
         >>> model.receptive_field, model.lookahead, model.hop
         ((6, 0), 0, 1)
@@ -38,6 +37,11 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise ModelFileError(
             f"{os.fspath(path)!r}: lookahead {description.lookahead} and hop {description.hop}; "
             "this edgeseq streams models of lookahead 0 and hop 1, install a newer one"
+        )
+    if len(description.inputs) != 1 or len(description.outputs) != 1:
+        raise ModelFileError(
+            f"{os.fspath(path)!r}: {len(description.inputs)} inputs and {len(description.outputs)} outputs; "
+            "this edgeseq streams models of one input and one output, install a newer one"
         )
     return Model(description, ort_session)
 
@@ -93,12 +97,12 @@ class Model:
     @property
     def feature_names(self) -> tuple[str, ...] | None:
         """Names of the C channels, if the export was given them."""
-        return self._description.feature_names
+        return self._description.input.names
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """Names of the K outputs, if the export was given them."""
-        return self._description.label_names
+        return self._description.output.names
 
     @property
     def rate_hz(self) -> float | None:
@@ -108,7 +112,7 @@ class Model:
     @property
     def state_bytes(self) -> int:
         """Bytes of state that one stream carries from step to step."""
-        return sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in self._description.state)
+        return self._description.state_bytes
 
     def stream(self, name: str = "stream") -> Stream:
         """Open a new stream in the initial state. ``name`` appears in its errors."""

@@ -89,9 +89,8 @@ def _check(description: Description, found: str, ort_session: Any) -> None:
             "the file was changed after its export, export it again"
         )
     d = description
-    steps: tuple[None, ...] = (None, None) if d.per_step else (None,)
-    inputs = [(d.input.name, d.input.dtype, (None, None, *d.input.shape))]
-    outputs = [(d.output.name, d.output.dtype, (*steps, *d.output.shape))]
+    inputs = [(port.name, port.dtype, (None, *port.array_shape)) for port in d.inputs]
+    outputs = [(port.name, port.dtype, (None, *port.array_shape)) for port in d.outputs]
     for state in d.state:
         inputs.append((state.input, state.dtype, (None, *state.shape)))
         outputs.append((state.output, state.dtype, (None, *state.shape)))
@@ -103,6 +102,3 @@ def _check(description: Description, found: str, ort_session: Any) -> None:
         got = [(n.name, n.type, tuple(size if isinstance(size, int) else None for size in n.shape)) for n in nodes]
         if sorted(got, key=str) != sorted(named, key=str):
             raise ModelFileError(f"its description names the {what} {named}, its graph has {got}")
-    for what, names, port in (("label_names", d.label_names, d.output), ("feature_names", d.feature_names, d.input)):
-        if names is not None and port.shape != (len(names),):
-            raise ModelFileError(f"its description has {len(names)} {what} for a port of shape {port.shape}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputError, ShapeError
+from edgeseq.errors import DTypeError, InputError, ShapeError
 from edgeseq.model_file import Description
 from edgeseq.runtime.inputs import Array, InputCheck
 from edgeseq.runtime.model_source import open_model
@@ -34,7 +35,7 @@ class OfflineModel:
     def __init__(self, description: Description, ort_session: Any) -> None:
         self._description = description
         self._ort_session = ort_session
-        self._check = InputCheck(description.input, has_steps=False)
+        self._checks = {port.name: InputCheck(port) for port in description.inputs}
 
     @property
     def description(self) -> Description:
@@ -43,29 +44,54 @@ class OfflineModel:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the K outputs, if the export was given them."""
-        return self._description.label_names
+        """Names of the K outputs, if the export was given them; of the first output, if there are several."""
+        return self._description.outputs[0].names
 
-    def run(self, sequence: Array) -> Array:
+    def run(self, sequence: Array | Mapping[str, Array]) -> Any:
         """Predict for a whole sequence.
 
-        Shapes: (T, C), or tokens (T,), to (T, K); to (K,) for a model with one output a sequence, which needs T >= 1.
+        A model of several inputs takes a mapping from their names to arrays, and one of several outputs returns one.
+
+        Shapes: (T, C), or tokens (T,), to (T, K); to (K,) for an output with one value a sequence, which needs T >= 1.
 
         Raises:
             ShapeError, DTypeError, NonFiniteError: the sequence is not what the model takes.
         """
         d = self._description
         where = f"model {d.name!r}"
-        self._check.chunk(sequence, where)
-        if len(sequence) == 0:
-            if not d.per_step:
-                raise ShapeError(f"{where}: expected at least one sample, got none; a pool over nothing has no value")
-            return np.zeros((0, *d.output.shape), d.output.dtype)
-        try:
-            (y,) = self._ort_session.run([d.output.name], {d.input.name: sequence[None]})
-        except Exception as error:
-            raise InputError(f"{where}: ONNX Runtime rejected the input: {str(error).splitlines()[0]}") from error
-        return y[0]  # type: ignore[no-any-return]
+        feeds = self._feeds(sequence, where)
+        if any(port.has_time and len(feeds[port.name]) == 0 for port in d.inputs):
+            outputs = self._of_nothing(where)
+        else:
+            try:
+                outputs = self._ort_session.run(
+                    [port.name for port in d.outputs], {name: x[None] for name, x in feeds.items()}
+                )
+            except Exception as error:
+                raise InputError(f"{where}: ONNX Runtime rejected the input: {str(error).splitlines()[0]}") from error
+            outputs = [y[0] for y in outputs]
+        return outputs[0] if len(outputs) == 1 else dict(zip((port.name for port in d.outputs), outputs, strict=True))
+
+    def _feeds(self, sequence: Array | Mapping[str, Array], where: str) -> dict[str, Array]:
+        if len(self._checks) == 1:
+            ((name, check),) = self._checks.items()
+            return {name: check.sequence(sequence, where)}
+        if not isinstance(sequence, Mapping):
+            raise DTypeError(
+                f"{where}: expected a mapping with the inputs {list(self._checks)}, got {type(sequence).__name__}; "
+                "pass a dict of arrays"
+            )
+        if set(sequence) != set(self._checks):
+            raise InputError(f"{where}: expected the inputs {list(self._checks)}, got {list(sequence)}; name each once")
+        return {
+            name: check.sequence(sequence[name], f"{where}, input {name!r}") for name, check in self._checks.items()
+        }
+
+    def _of_nothing(self, where: str) -> list[Array]:
+        outputs = self._description.outputs
+        if not all(port.has_time and port.length is None for port in outputs):
+            raise ShapeError(f"{where}: expected at least one sample, got none; a pool over nothing has no value")
+        return [np.zeros((0, *port.shape), port.dtype) for port in outputs]
 
     def __repr__(self) -> str:
         return f"OfflineModel({self._description.name!r})"

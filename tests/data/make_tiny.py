@@ -1,4 +1,7 @@
-"""Writes tests/data/tiny.onnx and tiny.stream.onnx. They are committed: files of format 1 must load for ever."""
+"""Writes tests/data/tiny.onnx and tiny.stream.onnx, of the newest format.
+
+Files of older formats stay beside them (format1.onnx and its step graph), since they must load for ever.
+"""
 
 from __future__ import annotations
 

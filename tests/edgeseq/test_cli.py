@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 
 from edgeseq import tcn_tagger
 from edgeseq.__main__ import main
+from edgeseq.model_file import Description
+from edgeseq.runtime import load, load_offline
 
 
 def run(*arguments: object) -> int | str | None:
@@ -29,12 +34,12 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def test_export_reads_the_names_beside_the_model_and_info_prints_them(
+def test_export_reads_the_names_beside_the_model_and_inspect_prints_them(
     saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not run("export", saved, "-o", saved.parent / "out")
     assert "gesture.stream.onnx" in capsys.readouterr().out.replace("\n", "")
-    assert not run("info", saved.parent / "out" / "gesture.stream.onnx")
+    assert not run("inspect", saved.parent / "out" / "gesture.stream.onnx")
     printed = capsys.readouterr().out
     assert "rest, move" in printed
     assert "50 Hz" in printed
@@ -48,13 +53,58 @@ def test_export_knows_our_layers_in_a_fresh_process(saved: Path) -> None:
     assert saved.with_suffix(".stream.onnx").is_file()
 
 
-def test_info_of_an_offline_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not run("info", "tests/data/tiny.onnx")
+def test_the_report_says_what_was_done(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not run("export", saved, "-o", saved.parent / "out")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"nodes \d+ as converted, \d+ in the file", printed)
+    assert re.search(r"differs from Keras by output \d\.\de-\d\d of the output's scale", printed)
+    assert re.search(r"lowered 5 Conv1D native Conv", printed)
+    assert re.search(r"kB, opset 18", printed)
+
+
+def test_export_of_h5_files_of_one_length_and_of_keras_tcn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tcn import TCN as KerasTCN  # noqa: N811
+
+    for name, length, layer in (
+        ("lstm.h5", 30, keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True))),
+        ("tcn.keras", None, KerasTCN(3, 2, dilations=(1, 2), return_sequences=True, use_batch_norm=True)),
+        ("tcn.h5", None, KerasTCN(3, 2, dilations=(1, 2), return_sequences=True)),
+    ):
+        inputs = keras.Input((length, 3))
+        model = keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dense(2))(layer(inputs)))
+        model.save(tmp_path / name)
+        assert not run("export", tmp_path / name, "-o", tmp_path, "--name", name.replace(".", "_"))
+        x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+        offline = load_offline(tmp_path / f"{name.replace('.', '_')}.onnx")
+        np.testing.assert_allclose(offline.run(x), model(x[None])[0], atol=1e-5)
+        assert offline.description.input.length is None
+    capsys.readouterr()
+    assert not run("export", tmp_path / "lstm.h5", "-o", tmp_path, "--name", "kept", "--no-dynamic-time")
+    assert "dynamic_time=False" in capsys.readouterr().out
+    assert load_offline(tmp_path / "kept.onnx").description.input.length == 30
+
+
+def test_inspect_as_json_is_the_description(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not run("inspect", "tests/data/tiny.stream.onnx", "--json")
+    d = Description.from_json(capsys.readouterr().out)
+    assert d == load("tests/data/tiny.stream.onnx").description
+
+
+def test_inspect_of_a_stream_names_what_it_equals_and_is_made_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not run("inspect", "tests/data/tiny.stream.onnx")
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("input input float32 (time, 3)", "features x, y, z", "state 4 arrays, 92 bytes", "equals tiny.onnx ("):
+        assert part in printed
+    assert "tf2onnx 1.17" in printed
+
+
+def test_inspect_of_an_offline_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not run("inspect", "tests/data/tiny.onnx")
     assert "offline" in capsys.readouterr().out
 
 
 def test_our_errors_end_with_one_line_and_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgeseq", "info", str(tmp_path / "gone.onnx")]
+    command = [sys.executable, "-m", "edgeseq", "inspect", str(tmp_path / "gone.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("edgeseq: no model file at")
@@ -74,8 +124,6 @@ def test_a_missing_model_and_a_file_that_is_none(tmp_path: Path) -> None:
 
 
 def test_train_writes_a_model_and_prints_its_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import numpy as np
-
     from edgeseq.sessions import Sessions
 
     rng = np.random.default_rng(0)

@@ -18,9 +18,21 @@ from edgeseq.model_file import FORMAT_VERSION, Description, OfflineReference, Po
 
 TINY = Path("tests/data/tiny.stream.onnx").read_bytes()
 
-names = st.none() | st.lists(st.text(max_size=8), max_size=4).map(tuple)
 shapes = st.lists(st.integers(0, 99), max_size=3).map(tuple)
-ports = st.builds(Port, st.text(max_size=8), st.sampled_from(["float32", "int32", "int64"]), shapes)
+
+
+@st.composite
+def _ports(draw: Any) -> Port:
+    shape, has_time = draw(shapes), draw(st.booleans())
+    length = draw(st.none() | st.integers(0, 99)) if has_time else None
+    names = None
+    if shape and shape[-1] < 5:
+        names = tuple(draw(st.lists(st.text(max_size=8), min_size=shape[-1], max_size=shape[-1])))
+    dtype = draw(st.sampled_from(["float32", "int32", "int64"]))
+    return Port(draw(st.text(max_size=8)), dtype, shape, has_time, length, names)
+
+
+several_ports = st.lists(_ports(), min_size=1, max_size=3).map(tuple)
 states = st.builds(
     StateSpec,
     st.text(max_size=8),
@@ -33,25 +45,24 @@ descriptions = st.builds(
     Description,
     kind=st.sampled_from(["offline", "stream"]),
     name=st.text(max_size=8),
-    input=ports,
-    output=ports,
-    per_step=st.booleans(),
+    inputs=several_ports,
+    outputs=several_ports,
     receptive_field=st.tuples(st.none() | st.integers(0, 999), st.none() | st.integers(0, 999)),
     law=st.sampled_from(["equal", "prefix"]),
     lookahead=st.integers(0, 99),
     hop=st.integers(1, 99),
     state=st.lists(states, max_size=3).map(tuple),
-    feature_names=names,
-    label_names=names,
+    provenance=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     rate_hz=st.none() | st.floats(0.1, 1e6),
     offline=st.none() | st.builds(OfflineReference, st.text(max_size=8), st.text(max_size=8)),
     graph_sha256=st.text(max_size=64),
 )
 EXAMPLE = Description(
-    "stream", "m", Port("x", "float32", (6,)), Port("y", "float32", (7,)), per_step=True, receptive_field=(12, 0)
+    "stream", "m", (Port("x", "float32", (6,)),), (Port("y", "float32", (7,)),), receptive_field=(12, 0)
 )
 
 
+PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None}
 STATE = {"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": 0.0}
 
 
@@ -64,26 +75,31 @@ def test_round_trip(description: Description) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads format 1; export the model again"),
+        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 2; export the model again"),
         ({"format_version": None}, "model file of format None"),
         ({"kind": "other"}, "kind: expected one of"),
         ({"law": 3}, "law: expected one of"),
         ({"hop": 0}, "expected hop >= 1"),
         ({"lookahead": -1}, "lookahead >= 0"),
         ({"surprise": 1}, "unknown fields .'surprise'."),
-        ({"input": {"name": "x"}}, "'dtype'"),
-        ({"input": {"name": "x", "dtype": "float32", "shape": [-1]}}, "shape: expected sizes of 0 or more"),
-        ({"input": {"name": "x", "dtype": "float16", "shape": [3]}}, "dtype: expected one of"),
+        ({"inputs": [{"name": "x"}]}, "'shape'"),
+        ({"inputs": []}, "inputs and outputs: expected one at least of each"),
+        ({"inputs": [{**PORT, "shape": [-1]}]}, "shape: expected sizes of 0 or more"),
+        ({"inputs": [{**PORT, "dtype": "float16"}]}, "dtype: expected one of"),
+        ({"outputs": [{**PORT, "length": -1}]}, "length: expected steps, or null"),
+        ({"outputs": [{**PORT, "has_time": False, "length": 3}]}, "length: expected steps, or null"),
+        ({"outputs": [{**PORT, "has_time": "no"}]}, "has_time: expected true or false"),
+        ({"outputs": [{**PORT, "names": ["a"]}]}, r"names: expected one for each of \(3,\)"),
+        ({"outputs": [{**PORT, "names": "abc"}]}, "expected a list of names"),
+        ({"provenance": {"keras": 3}}, "names: expected texts"),
         ({"name": 5}, "names: expected texts"),
         ({"rate_hz": "fast"}, "rate_hz: expected a number"),
-        ({"per_step": "no"}, "per_step: expected true or false"),
         ({"receptive_field": ["a", 0]}, "receptive_field: expected two counts"),
         (
             {"state": [{"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": None}]},
             "initial: expected",
         ),
         ({"state": [{"input": "a"}]}, "the file is damaged"),
-        ({"label_names": "abc"}, "expected a list of names"),
         ({"receptive_field": [1, 2, 3]}, "the file is damaged"),
     ],
 )
@@ -91,6 +107,19 @@ def test_a_wrong_description_is_refused(change: dict[str, Any], message: str) ->
     text = json.dumps({**json.loads(EXAMPLE.to_json()), **change})
     with pytest.raises(ModelFileError, match=message):
         Description.from_json(text)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("format1.onnx", "offline"), ("format1.stream.onnx", "stream")])
+def test_format_1_is_read_for_ever(name: str, kind: str) -> None:
+    text = onnx.load(Path("tests/data") / name).metadata_props[0].value
+    assert json.loads(text)["format_version"] == 1
+    d = Description.from_json(text)
+    assert (d.kind, d.input.names, d.output.names, d.output.has_time) == (kind, ("x", "y", "z"), ("rest", "move"), True)
+    assert d.provenance == {}
+    old = json.loads(text)
+    del old["feature_names"]
+    with pytest.raises(ModelFileError, match=r"'feature_names'; the file is damaged"):
+        Description.from_json(json.dumps(old))
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "expected JSON"), ("[]", "expected a JSON object, got list")])

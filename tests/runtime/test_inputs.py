@@ -67,10 +67,35 @@ def test_wrong_chunks(check: InputCheck, x: Any, error: type[InputError], messag
         check.chunk(x, "here")
 
 
-def test_an_offline_model_has_no_steps_to_advise() -> None:
-    check = InputCheck(Port("input", "float32", (3,)), has_steps=False)
-    with pytest.raises(ShapeError, match="the last axis holds the model's channels"):
-        check.chunk(GOOD, "here")
+WRONG_SEQUENCES: list[tuple[Port, Any, type[InputError], str]] = [
+    (Port("x", "float32", (3,)), GOOD, ShapeError, "the last axis holds the model's channels"),
+    (
+        Port("x", "float32", (3,), length=9),
+        np.zeros((8, 3), np.float32),
+        ShapeError,
+        r"expected float32 \(9, 3\), got float32 \(8, 3\); the model takes sequences of exactly 9 steps",
+    ),
+    (Port("x", "float32", (3,), has_time=False), np.zeros((8, 3), np.float32), ShapeError, r"expected float32 \(3,\)"),
+    (
+        Port("x", "float32", (3,), has_time=False),
+        np.array([0, NAN, 0], np.float32),
+        NonFiniteError,
+        "nan at channel 1;",
+    ),
+    (Port("x", "float32", ()), np.array([0, NAN], np.float32), NonFiniteError, "nan at row 1;"),
+    (Port("x", "float32", (2, 2)), np.zeros((1, 2, 2)), DTypeError, r"expected float32 \(1, 2, 2\), got float64"),
+]
+
+
+@pytest.mark.parametrize(("port", "x", "error", "message"), WRONG_SEQUENCES)
+def test_wrong_sequences(port: Port, x: Any, error: type[InputError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        InputCheck(port).sequence(x, "here")
+
+
+def test_right_sequences() -> None:
+    assert InputCheck(Port("x", "float32", (3,), length=9)).sequence(np.zeros((9, 3), np.float32), "").shape == (9, 3)
+    assert InputCheck(Port("x", "float32", (3,), has_time=False)).sequence(GOOD, "") is GOOD
 
 
 @pytest.mark.parametrize("token", [0, 7, 2**31 - 1, np.int32(7), np.array(7, np.int32)])

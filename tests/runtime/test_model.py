@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -94,11 +95,12 @@ def test_ports_must_be_those_of_the_description(tmp_path: Path) -> None:
 def test_the_description_must_fit_the_graph(tmp_path: Path) -> None:
     d = rt.load(STREAM).description
     for fields, message in (
-        ({"output": replace(d.output, shape=(5,))}, "names the outputs"),
-        ({"input": replace(d.input, shape=(4,))}, "names the inputs"),
+        ({"outputs": (replace(d.output, shape=(5,), names=None),)}, "names the outputs"),
+        ({"inputs": (replace(d.input, shape=(4,), names=None),)}, "names the inputs"),
+        ({"inputs": (replace(d.input, length=9),)}, "names the inputs"),
         ({"state": (replace(d.state[0], output=d.state[1].output), *d.state[1:])}, "names the outputs"),
         ({"state": (replace(d.state[0], shape=(3, 2)), *d.state[1:])}, "names the inputs"),
-        ({"label_names": ("a", "b", "c")}, "3 label_names for a port of shape"),
+        ({"outputs": (replace(d.output, names=("a", "b", "c")),)}, r"names: expected one for each of \(2,\)"),
     ):
         with pytest.raises(ModelFileError, match=message):
             rt.load(rewrite(tmp_path / "wrong.onnx", STREAM, **fields))
@@ -110,6 +112,11 @@ def test_more_than_this_runtime_does_is_refused(tmp_path: Path, fields: dict[str
         rt.load(rewrite(tmp_path / "newer.onnx", STREAM, **fields))
 
 
+@pytest.mark.parametrize("path", [STREAM, Path("tests/data/format1.stream.onnx")])
+def test_files_of_every_format_stream(path: Path) -> None:
+    assert rt.load(path).stream().step(np.zeros(3, np.float32)).shape == (2,)
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"newer\.onnx': model file of format 99: this edgeseq reads format 1"):
+    with pytest.raises(ModelFileError, match=r"newer\.onnx': model file of format 99: this edgeseq reads formats"):
         rt.load(rewrite(tmp_path / "newer.onnx", STREAM, format_version=99))

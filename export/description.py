@@ -1,0 +1,93 @@
+"""What an exported file will say of itself: the ports of the conversion, and the names that the user gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+from edgeseq.errors import ConfigError
+from edgeseq.export.convert import OPSET
+from edgeseq.export.signature import Signature
+from edgeseq.export.streamify import StepModel
+from edgeseq.model_file import Description, OfflineReference, Port
+
+Names = Sequence[str] | Mapping[str, Sequence[str]] | None
+
+
+@dataclass(frozen=True)
+class About:
+    """What the user says of the model."""
+
+    name: str
+    feature_names: Names
+    label_names: Names
+    rate_hz: float | None
+
+
+def describe_offline(ports: Signature, about: About) -> Description:
+    """The description of an offline file, but for its receptive field and its graph's hash.
+
+    Raises:
+        ConfigError: a name or a number of names does not fit the ports, or the sample rate is none.
+    """
+    rate_hz = about.rate_hz
+    if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < float("inf")):
+        raise ConfigError(f"rate_hz: expected samples per second above 0, got {rate_hz}")
+    return Description(
+        kind="offline",
+        name=about.name,
+        inputs=_named("feature_names", ports.inputs, about.feature_names),
+        outputs=_named("label_names", ports.outputs, about.label_names),
+        receptive_field=(None, None),
+        rate_hz=None if rate_hz is None else float(rate_hz),
+        provenance={
+            "opset": str(OPSET),
+            **{package: version(package) for package in ("edgeseq", "keras", "tensorflow", "tf2onnx", "onnx")},
+        },
+    )
+
+
+def _named(what: str, ports: Sequence[Port], given: Names) -> tuple[Port, ...]:
+    by_port = given if isinstance(given, Mapping) else {ports[0].name: given}
+    if unknown := set(by_port) - {port.name for port in ports}:
+        raise ConfigError(f"{what}: expected the ports {[port.name for port in ports]}, got {sorted(unknown)}")
+    if given is not None and not isinstance(given, Mapping) and len(ports) > 1:
+        raise ConfigError(f"{what}: expected a mapping from the ports {[p.name for p in ports]} to names, got {given}")
+    return tuple(replace(port, names=_checked_names(what, port, by_port.get(port.name))) for port in ports)
+
+
+def _checked_names(what: str, port: Port, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    size = port.shape[-1] if port.shape else 0
+    if len(names) != size or len(set(names)) != size or not all(isinstance(n, str) for n in names):
+        raise ConfigError(f"{what}: expected {size} different names, one for each, got {list(names)}")
+    return tuple(names)
+
+
+def describe_stream(offline: Description, step: StepModel, offline_file: str) -> Description:
+    """The description of the step graph of an offline file."""
+    return replace(
+        offline,
+        kind="stream",
+        law=step.law,
+        outputs=tuple(replace(port, has_time=True) for port in offline.outputs),
+        state=step.state,
+        offline=OfflineReference(offline_file, offline.graph_sha256),
+    )
+
+
+def file_stem(name: str) -> str:
+    """``name``, if it can be the name of a file.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name.endswith(".stream"):
+        raise ConfigError(
+            f"name: expected letters, digits, '_', '-' and '.', not ending in '.stream', got {name!r}; "
+            "it becomes a file name"
+        )
+    return name
