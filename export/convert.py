@@ -85,6 +85,7 @@ def to_onnx(model: Any) -> Converted:
     _set_ports(graph_model, ports)
     n_nodes = len(list(graph_model.graph))
     clean_up(graph_model)
+    _part_outputs(graph_model.graph, ports)
     _refuse_foreign_operators(graph_model)
     _name_by_order(graph_model.graph)
     return Converted(graph_model, ports, tuple(native.lowered), n_nodes)
@@ -177,6 +178,17 @@ def _set_ports(model: ir.Model, ports: Signature) -> None:
         value.name = port.name
         time = "time" if one_time and port in ports.inputs else f"{port.name}_time"  # a stride changes it
         value.shape = ir.Shape(["batch", *(time if n is None else n for n in port.array_shape)])
+
+
+def _part_outputs(graph: ir.Graph, ports: Signature) -> None:
+    """Two outputs of equal value became one tensor; each gets its own again."""
+    for i, port in enumerate(ports.outputs):
+        merged = graph.outputs[i]
+        if merged.name != port.name:
+            node = ir.node("Identity", [merged])
+            graph.append(node)
+            node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = port.name, merged.type, merged.shape
+            graph.outputs[i] = node.outputs[0]
 
 
 def _name_by_order(graph: ir.Graph) -> None:

@@ -9,21 +9,19 @@ float32 program can be held to that: there it is four times that move, and never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import onnxruntime as ort
-import tensorflow as tf
 
 from edgeseq import runtime
 from edgeseq.errors import ExportError, VerificationError
+from edgeseq.export.oracle import keras_outputs
 from edgeseq.export.probes import SEED, Array, Inputs, batches, random, valid_steps
 from edgeseq.export.reasons import reason
-from edgeseq.export.signature import Signature, signature, structure
+from edgeseq.export.signature import Signature, signature
 
 TOLERANCE = 1e-5
 _ROUNDINGS, _LOOSEST = 4, 1e-3
@@ -60,7 +58,7 @@ def verify_offline(
 ) -> Verification:
     """Compare a Keras model with its offline file.
 
-    Lengths at which Keras itself fails (shorter than a kernel without padding) are left out, but for ``must_run``.
+    Lengths at which Keras itself has no outputs (shorter than a kernel, say) are left out, but for ``must_run``.
 
     Raises:
         VerificationError: shapes or values differ; the message names the first step that does.
@@ -69,7 +67,7 @@ def verify_offline(
     ports, run = signature(keras_model), _opened(path)
     worst, loosest, n_sequences = {port.name: 0.0 for port in ports.outputs}, TOLERANCE, 0
     for inputs in batches(keras_model, ports, own, must_run):
-        expected = _keras(keras_model, inputs)
+        expected = keras_outputs(keras_model, inputs)
         length = inputs[0].shape[1]
         if isinstance(expected, Exception):
             failure = expected
@@ -111,31 +109,6 @@ def _opened(path: Path) -> Callable[[Signature, Inputs, str], list[Array]]:
             ) from error
 
     return run
-
-
-def _keras(keras_model: Any, inputs: Inputs) -> Inputs | Exception:
-    arranged = keras.tree.pack_sequence_as(structure(keras_model)[0], inputs)
-    try:
-        with keras.device("cpu"), _fresh_state(keras_model):
-            outputs = keras.tree.flatten(keras_model(arranged, training=False))
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-        return error
-    return [keras.ops.convert_to_numpy(y) for y in outputs]
-
-
-@contextmanager
-def _fresh_state(keras_model: Any) -> Iterator[None]:
-    """Let ``stateful=True`` layers start a sequence, and give them back the state that they had."""
-    stateful = [layer for layer in keras_model._flatten_layers() if getattr(layer, "stateful", False)]
-    states = [state for layer in stateful for state in keras.tree.flatten(getattr(layer, "states", None) or [])]
-    kept = [keras.ops.convert_to_numpy(state) for state in states]
-    for state in states:
-        state.assign(np.zeros(state.shape, np.float32))
-    try:
-        yield
-    finally:
-        for state, value in zip(states, kept, strict=True):
-            state.assign(value)
 
 
 def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] = (), *, vocabulary: int = 2) -> float:

@@ -103,6 +103,15 @@ def test_dicts_of_inputs_and_outputs_give_the_names(randomise: Randomise) -> Non
         compare(expected.numpy(), got[name], name)
 
 
+def test_one_tensor_given_twice_and_an_input_given_back() -> None:
+    x = keras.Input((None, 4))
+    y = keras.ops.tanh(x)
+    got = _run(to_onnx(keras.Model(x, [y, y, x, x, keras.ops.tanh(x)])), {"input": _inputs(2, 3)})
+    assert len(got) == 5
+    for i, expected in enumerate([np.tanh(_inputs(2, 3))] * 2 + [_inputs(2, 3)] * 2 + [np.tanh(_inputs(2, 3))]):
+        compare(expected, got[f"output_{i}"], f"output_{i}")
+
+
 def test_an_input_without_influence_stays_a_port() -> None:
     a, b = keras.Input((None, 4), name="a"), keras.Input((None, 4), name="b")
     got = _run(to_onnx(keras.Model([a, b], b + 1)), {"a": _inputs(1, 3), "b": _inputs(1, 5)})

@@ -1,0 +1,76 @@
+"""Keras as the oracle: what a model gives at inference, on the CPU, for a sequence that starts anew.
+
+Owns the ways in which Keras itself fails on a sequence (too short for a kernel, for instance): they are returned, not
+raised, since the exporter then leaves that length out. Invariant: the model, its state included, is as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from edgeseq.export.signature import structure
+
+Array = np.ndarray[Any, Any]
+
+
+def keras_outputs(keras_model: Any, inputs: Sequence[Array]) -> list[Array] | Exception:
+    """The model's outputs, one array each, or why Keras has none: it raised, or its outputs are not finite.
+
+    Example:
+        >>> x = keras.Input((None, 4))
+        >>> model = keras.Model(x, keras.layers.Conv1D(2, 3)(x))
+        >>> [y.shape for y in keras_outputs(model, [np.zeros((1, 5, 4), np.float32)])]
+        [(1, 3, 2)]
+        >>> isinstance(keras_outputs(model, [np.zeros((1, 1, 4), np.float32)]), Exception)
+        True
+    """
+    arranged = keras.tree.pack_sequence_as(structure(keras_model)[0], list(inputs))
+    try:
+        with keras.device("cpu"), _fresh_state(keras_model), _windows_that_fit():
+            outputs = keras.tree.flatten(keras_model(arranged, training=False))
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        return error
+    arrays = [keras.ops.convert_to_numpy(y) for y in outputs]
+    if not all(np.isfinite(y).all() for y in arrays):
+        return ValueError("Keras' own outputs are not finite")
+    return arrays
+
+
+@contextmanager
+def _fresh_state(keras_model: Any) -> Iterator[None]:
+    """Let ``stateful=True`` layers start a sequence, and give them back the state that they had."""
+    stateful = [layer for layer in keras_model._flatten_layers() if getattr(layer, "stateful", False)]
+    states = [state for layer in stateful for state in keras.tree.flatten(getattr(layer, "states", None) or [])]
+    kept = [keras.ops.convert_to_numpy(state) for state in states]
+    for state in states:
+        state.assign(np.zeros(state.shape, np.float32))
+    try:
+        yield
+    finally:
+        for state, value in zip(states, kept, strict=True):
+            state.assign(value)
+
+
+@contextmanager
+def _windows_that_fit() -> Iterator[None]:
+    """TensorFlow's max pooling ends the process (SIGFPE) where a window has one step more than the sequence."""
+    layer_class = keras.layers.MaxPooling1D
+    inherited = layer_class.call
+
+    def call(layer: Any, inputs: Any) -> Any:
+        steps = inputs.shape[1 if layer.data_format == "channels_last" else 2]
+        if layer.padding == "valid" and steps is not None and steps < layer.pool_size[0]:
+            raise ValueError(f"layer {layer.name!r} pools {layer.pool_size[0]} steps, and there are {steps}")
+        return inherited(layer, inputs)
+
+    layer_class.call = call
+    try:
+        yield
+    finally:
+        del layer_class.call  # what it inherits shows again

@@ -1,0 +1,51 @@
+"""Keras as the oracle: what it gives, where it fails, and that the model is as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L  # noqa: N812
+
+from edgeseq.export.oracle import keras_outputs
+
+
+def zeros(batch: int, length: int) -> list[Any]:
+    return [np.zeros((batch, length, 3), np.float32)]
+
+
+def test_a_pool_without_a_window_does_not_end_the_process() -> None:
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, L.ZeroPadding1D(1)(L.MaxPooling1D(3, strides=1)(inputs)))
+    error = keras_outputs(model, zeros(1, 2))  # TensorFlow divides by zero in C++ here
+    assert isinstance(error, ValueError)
+    assert "pools 3 steps, and there are 2" in str(error)
+    assert "call" not in vars(L.MaxPooling1D)
+    (y,) = keras_outputs(model, zeros(1, 3))
+    assert y.shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(("length", "fails"), [(2, True), (3, False)])
+def test_an_average_over_nothing_is_no_output(length: int, fails: bool) -> None:
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, L.GlobalAveragePooling1D()(L.AveragePooling1D(3)(inputs)))
+    assert isinstance(keras_outputs(model, zeros(2, length)), Exception) == fails
+
+
+def test_several_outputs_in_the_order_of_the_model() -> None:
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, {"b": inputs + 1, "a": inputs[:, -1]})
+    assert [y.shape for y in keras_outputs(model, zeros(2, 5))] == [(2, 3), (2, 5, 3)]
+
+
+def test_a_state_is_given_back() -> None:
+    inputs = keras.Input(batch_shape=(1, None, 3))
+    layer = L.GRU(2, stateful=True)
+    model = keras.Model(inputs, layer(inputs))
+    layer.states[0].assign(np.full((1, 2), 0.5))
+    (first,) = keras_outputs(model, zeros(1, 4))
+    (second,) = keras_outputs(model, zeros(1, 4))
+    assert np.array_equal(first, second)
+    assert np.array_equal(layer.states[0], np.full((1, 2), 0.5))
