@@ -6,6 +6,7 @@ raised, since the exporter then leaves that length out. Invariant: the model, it
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,14 @@ import tensorflow as tf
 from edgeseq.export.signature import structure
 
 Array = np.ndarray[Any, Any]
+
+_WINDOWED = (
+    keras.layers.Conv1D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.SeparableConv1D,
+    keras.layers.MaxPooling1D,
+    keras.layers.AveragePooling1D,
+)
 
 
 def keras_outputs(keras_model: Any, inputs: Sequence[Array]) -> list[Array] | Exception:
@@ -32,7 +41,7 @@ def keras_outputs(keras_model: Any, inputs: Sequence[Array]) -> list[Array] | Ex
     """
     arranged = keras.tree.pack_sequence_as(structure(keras_model)[0], list(inputs))
     try:
-        with keras.device("cpu"), _fresh_state(keras_model), _windows_that_fit():
+        with keras.device("cpu"), _fresh_state(keras_model), _steps_everywhere():
             outputs = keras.tree.flatten(keras_model(arranged, training=False))
     except (ValueError, tf.errors.InvalidArgumentError) as error:
         return error
@@ -58,19 +67,27 @@ def _fresh_state(keras_model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _windows_that_fit() -> Iterator[None]:
-    """TensorFlow's max pooling ends the process (SIGFPE) where a window has one step more than the sequence."""
-    layer_class = keras.layers.MaxPooling1D
-    inherited = layer_class.call
+def _steps_everywhere() -> Iterator[None]:
+    """Let a layer that leaves no steps raise, here in this thread.
 
-    def call(layer: Any, inputs: Any) -> Any:
-        steps = inputs.shape[1 if layer.data_format == "channels_last" else 2]
-        if layer.padding == "valid" and steps is not None and steps < layer.pool_size[0]:
-            raise ValueError(f"layer {layer.name!r} pools {layer.pool_size[0]} steps, and there are {steps}")
-        return inherited(layer, inputs)
+    TensorFlow is undefined there: where a window is one step longer than the sequence, its max pooling ends the process
+    (SIGFPE), its convolution without padding gives its input back, and a causal one of nothing gives two steps.
+    """
+    here = threading.get_ident()
+    original = keras.layers.Layer.__call__
 
-    layer_class.call = call
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != here:
+            return original(layer, *args, **kwargs)
+        if isinstance(layer, _WINDOWED):
+            layer.compute_output_shape(tuple(args[0].shape))  # raises a ValueError if no window fits
+        y = original(layer, *args, **kwargs)
+        if any(0 in each.shape for each in keras.tree.flatten(y)):
+            raise ValueError(f"layer {layer.name!r} leaves no steps of so short a sequence")
+        return y
+
+    keras.layers.Layer.__call__ = call
     try:
         yield
     finally:
-        del layer_class.call  # what it inherits shows again
+        keras.layers.Layer.__call__ = original
