@@ -18,8 +18,10 @@ Rule = Callable[[ir.Node], bool]
 
 UNARY = {"Relu", "Tanh", "Sigmoid", "Elu", "Selu", "LeakyRelu", "Softplus", "Softsign", "Erf", "Exp", "Neg", "Abs"}
 UNARY |= {"HardSigmoid", "HardSwish", "Sqrt", "Reciprocal", "Identity", "Cast", "Clip", "Gelu", "Mish", "Celu"}
-BINARY = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum"}
-ELEMENTWISE = UNARY | BINARY
+UNARY |= {"Log", "Not", "Sign", "ThresholdedRelu", "Shrink"}
+BINARY = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow", "And", "Or"}
+BINARY |= {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"}
+ELEMENTWISE = UNARY | BINARY | {"Where"}
 
 
 def clean_up(model: ir.Model) -> None:
@@ -44,8 +46,8 @@ def _apply_rules(graph: ir.Graph) -> bool:
 
 def _tidy(model: ir.Model) -> None:
     passes.IdentityEliminationPass()(model)
+    passes.DeduplicateInitializersPass()(model)  # first: expressions of equal constants are common ones
     passes.CommonSubexpressionEliminationPass()(model)
-    passes.DeduplicateInitializersPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.TopologicalSortPass()(model)
 
@@ -84,6 +86,24 @@ def _initializer(graph: ir.Graph, array: np.ndarray[Any, Any], base: str) -> ir.
     return value
 
 
+def _only_reader(value: ir.Value | None) -> bool:
+    return value is not None and len(list(value.uses())) == 1 and not value.is_graph_output()
+
+
+def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes the value, if it is of this type and nothing else reads the value."""
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type == op_type and _only_reader(value) else None
+
+
+def _cancel(node: ir.Node, source: ir.Value | None) -> bool:
+    """Let the readers of the node read ``source``; not where the graph's output would become its input."""
+    if source is None or (node.outputs[0].is_graph_output() and source.is_graph_input()):
+        return False
+    _replace(node.outputs[0], source)
+    return True
+
+
 def merge_transposes(node: ir.Node) -> bool:
     """Transpose(Transpose(x)) is one Transpose, or x itself."""
     before = node.inputs[0].producer() if node.op_type == "Transpose" and node.inputs[0] is not None else None
@@ -91,17 +111,62 @@ def merge_transposes(node: ir.Node) -> bool:
         return False
     inner, outer = permutation(before), permutation(node)
     perm = [inner[axis] for axis in outer]
-    source = before.inputs[0]
-    assert source is not None
     if perm == sorted(perm):
-        if node.outputs[0].is_graph_output() and source.is_graph_input():
-            return False
-        _replace(node.outputs[0], source)
-    else:
-        merged = ir.node("Transpose", [source], attributes={"perm": perm})
-        _insert_after(node, [merged])
-        _replace(node.outputs[0], merged.outputs[0])
+        return _cancel(node, before.inputs[0])
+    merged = ir.node("Transpose", [before.inputs[0]], attributes={"perm": perm})
+    _insert_after(node, [merged])
+    _replace(node.outputs[0], merged.outputs[0])
     return True
+
+
+def cancel_squeezes(node: ir.Node) -> bool:
+    """Squeeze and Unsqueeze of the same axes, in either order, cancel."""
+    opposite = {"Squeeze": "Unsqueeze", "Unsqueeze": "Squeeze"}.get(node.op_type)
+    before = node.inputs[0].producer() if opposite and node.inputs[0] is not None else None
+    if before is None or before.op_type != opposite or len(node.inputs) < 2 or len(before.inputs) < 2:
+        return False
+    axes, axes_before = constant(node.inputs[1]), constant(before.inputs[1])
+    if axes is None or axes_before is None or sorted(axes.tolist()) != sorted(axes_before.tolist()):
+        return False
+    return _cancel(node, before.inputs[0])
+
+
+def merge_reshapes(node: ir.Node) -> bool:
+    """Reshape(Reshape(x)) is one Reshape, where its zeros, "as in the input", mean the same of x."""
+    before = node.inputs[0].producer() if node.op_type == "Reshape" and node.inputs[0] is not None else None
+    if before is None or before.op_type != "Reshape" or "allowzero" in {**node.attributes, **before.attributes}:
+        return False
+    shape, shape_before = constant(node.inputs[1]), constant(before.inputs[1])
+    if shape is None:
+        return False
+    kept = [axis for axis, size in enumerate(shape) if size == 0]
+    if kept and (shape_before is None or any(shape_before[axis] != 0 for axis in kept)):
+        return False
+    merged = ir.node("Reshape", [before.inputs[0], node.inputs[1]], name=node.name)
+    _insert_after(node, [merged])
+    _replace(node.outputs[0], merged.outputs[0])
+    return True
+
+
+def cancel_reversals(node: ir.Node) -> bool:
+    """Reversing the same axes twice is nothing."""
+    axes = _reversed_axes(node)
+    before = node.inputs[0].producer() if axes and node.inputs[0] is not None else None
+    if before is None or _reversed_axes(before) != axes:
+        return False
+    return _cancel(node, before.inputs[0])
+
+
+def _reversed_axes(node: ir.Node) -> list[int]:
+    """The axes that a Slice reverses, all of each; none if it does anything else."""
+    if node.op_type != "Slice" or len(node.inputs) != 5:
+        return []
+    values = [constant(v) for v in node.inputs[1:]]
+    if any(v is None for v in values):
+        return []
+    starts, ends, axes, steps = (v.tolist() for v in values if v is not None)
+    whole = all(start == -1 for start in starts) and all(step == -1 for step in steps)
+    return sorted(axes) if whole and all(end <= -np.iinfo(np.int32).max for end in ends) else []
 
 
 def sink_transpose(node: ir.Node) -> bool:
@@ -213,4 +278,142 @@ def fold_into_conv(node: ir.Node) -> bool:
     return False
 
 
-RULES: tuple[Rule, ...] = (merge_transposes, sink_transpose, drop_needless_relu, fold_into_conv, merge_sums)
+def fold_scale_before(node: ir.Node) -> bool:
+    """Conv or MatMul of an input times one number per channel is the same of other weights.
+
+    Not so for a shift before it: the padding of a convolution is zero after the shift, and a mean far from zero that is
+    subtracted from the products, not from the input, costs digits.
+    """
+    weight = constant(node.inputs[1]) if node.op_type in ("Conv", "MatMul") else None
+    if weight is None or node.graph is None or weight.ndim != (3 if node.op_type == "Conv" else 2):
+        return False
+    turn = _producer(node.inputs[0], "Transpose") if node.op_type == "Conv" else None
+    if turn is not None and permutation(turn) != [0, 2, 1]:
+        return False
+    scale = _producer(turn.inputs[0] if turn is not None else node.inputs[0], "Mul")
+    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    channels = weight.shape[0] if node.op_type == "MatMul" else weight.shape[1] * groups
+    axis = 1 if node.op_type == "Conv" and turn is None else -1  # where the channels stand before the Transpose
+    for source, other in _either_way(scale):
+        factor = _per_channel(constant(other), channels, axis, source)
+        if factor is None:
+            continue
+        if node.op_type == "Conv":  # (outputs, inputs of a group, taps)
+            factor = np.repeat(factor.reshape(groups, -1), weight.shape[0] // groups, axis=0)
+        scaled = _initializer(node.graph, (weight * factor[..., None]).astype(weight.dtype), f"{node.name}_weight")
+        new = [] if turn is None else [ir.node("Transpose", [source], attributes={"perm": [0, 2, 1]})]
+        inputs = [new[0].outputs[0] if new else source, scaled, *node.inputs[2:]]
+        _put_instead(node, [*new, ir.node(node.op_type, inputs, attributes=dict(node.attributes), name=node.name)])
+        return True
+    return False
+
+
+def _either_way(node: ir.Node | None) -> list[tuple[ir.Value | None, ir.Value | None]]:
+    """The two inputs of a commutative node, in both orders."""
+    return [] if node is None else [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
+
+
+def _per_channel(
+    value: np.ndarray[Any, Any] | None, channels: int, axis: int, source: ir.Value | None
+) -> np.ndarray[Any, Any] | None:
+    """A constant that has one number, or one for each channel at ``axis`` of ``source``, as (channels,)."""
+    if value is None or source is None or value.ndim > 3:
+        return None
+    if value.ndim == 3 and (source.shape is None or len(source.shape) != 3):
+        return None  # it might give the product more axes than its other factor has
+    expected = [1, 1, 1]
+    expected[axis] = channels
+    aligned = value.reshape((1,) * (3 - value.ndim) + value.shape)
+    if aligned.size != 1 and list(aligned.shape) != expected:
+        return None
+    return np.broadcast_to(aligned.reshape(-1), (channels,)).astype(np.float64)
+
+
+def _put_instead(node: ir.Node, new: Sequence[ir.Node]) -> None:
+    for each in new:
+        each.outputs[0].type = node.outputs[0].type
+    _insert_after(node, new)
+    _replace(node.outputs[0], new[-1].outputs[0])
+
+
+def fold_into_matmul(node: ir.Node) -> bool:
+    """MatMul, or MatMul and Add, followed by Mul with one number per column is a MatMul with other weights."""
+    if node.op_type != "Mul" or node.graph is None:
+        return False
+    for value, other in _either_way(node):
+        add = _producer(value, "Add")
+        product = _producer(value if add is None else add.inputs[0], "MatMul")
+        weight = constant(product.inputs[1]) if product is not None else None
+        shift = constant(add.inputs[1]) if add is not None else None
+        factor = constant(other)
+        if product is None or weight is None or weight.ndim != 2 or (add is not None and shift is None):
+            continue
+        # Constants of more axes might give the result more axes, too.
+        if factor is None or factor.ndim > 1 or (shift is not None and shift.ndim > 1):
+            continue
+        scaled = _initializer(node.graph, (weight * factor).astype(weight.dtype), f"{node.name}_weight")
+        new = [ir.node("MatMul", [product.inputs[0], scaled], name=product.name)]
+        if shift is not None:
+            moved = _initializer(node.graph, (shift * factor).astype(weight.dtype), f"{node.name}_bias")
+            new.append(ir.node("Add", [new[0].outputs[0], moved], name=node.name))
+        _put_instead(node, new)
+        return True
+    return False
+
+
+def merge_shifts(node: ir.Node) -> bool:
+    """x plus a constant plus a constant is x plus one constant."""
+    if node.op_type != "Add" or node.graph is None:
+        return False
+    for value, other in _either_way(node):
+        for source, first in _either_way(_producer(value, "Add")):
+            number, further = constant(first), constant(other)
+            if number is None or further is None:
+                continue
+            total = _initializer(node.graph, number + further, f"{node.name}_sum")
+            _put_instead(node, [ir.node("Add", [source, total], name=node.name)])
+            return True
+    return False
+
+
+def fold_pad(node: ir.Node) -> bool:
+    """Conv of an input padded with zeros along its last axis is a Conv with larger pads."""
+    if node.op_type != "Conv" or node.graph is None or "auto_pad" in node.attributes:
+        return False
+    turn = _producer(node.inputs[0], "Transpose")
+    pad = _producer(turn.inputs[0] if turn is not None else node.inputs[0], "Pad")
+    if pad is None or (turn is not None and permutation(turn) != [0, 2, 1]):
+        return False
+    amount, mode = constant(pad.inputs[1]), pad.attributes.get("mode")
+    if amount is None or amount.size != 6 or (mode is not None and mode.as_string() != "constant"):
+        return False
+    if len(pad.inputs) > 3 or (len(pad.inputs) == 3 and pad.inputs[2] is not None and constant(pad.inputs[2]) != 0):
+        return False
+    time = 2 if turn is None else 1
+    before, after = int(amount[time]), int(amount[time + 3])
+    if min(before, after) < 0 or np.count_nonzero(np.delete(amount, [time, time + 3])):
+        return False
+    old = node.attributes["pads"].as_ints() if "pads" in node.attributes else (0, 0)
+    new = [ir.node("Transpose", [pad.inputs[0]], attributes={"perm": [0, 2, 1]})] if turn is not None else []
+    attributes = {**node.attributes, "pads": ir.AttrInt64s("pads", [old[0] + before, old[1] + after])}
+    inputs = [new[0].outputs[0] if new else pad.inputs[0], *node.inputs[1:]]
+    new.append(ir.node("Conv", inputs, attributes=attributes, name=node.name))
+    _insert_after(node, new)
+    _replace(node.outputs[0], new[-1].outputs[0])
+    return True
+
+
+RULES: tuple[Rule, ...] = (
+    merge_transposes,
+    cancel_squeezes,
+    merge_reshapes,
+    cancel_reversals,
+    sink_transpose,
+    drop_needless_relu,
+    fold_pad,
+    fold_into_conv,
+    fold_scale_before,
+    fold_into_matmul,
+    merge_shifts,
+    merge_sums,
+)

@@ -1,7 +1,8 @@
 """The lowering rules of Keras' own layers, one small rule for each problem.
 
-A rule takes what the layer's ``call`` takes and returns what ``call`` returns at inference. Recurrent layers are in
-``edgeseq.export.rnn``. Importing this module registers the rules.
+A rule takes what the layer's ``call`` takes and returns what ``call`` returns at inference. What slides along time
+is in ``edgeseq.export.conv_rules``, how recurrent layers are written in ``edgeseq.export.rnn``. Importing this module
+registers all of them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from onnx import TensorProto, helper
 
 from edgeseq.errors import UnsupportedLayerError
-from edgeseq.export import rnn
+from edgeseq.export import conv_rules, rnn  # noqa: F401  conv_rules registers its rules
 from edgeseq.export.lowering import register_lowering
 from edgeseq.export.native import Emitter, NativeOps, weight
 
@@ -32,17 +34,41 @@ def _dense(_native: NativeOps, layer: Any, inputs: Any, training: Any = None) ->
 
 
 @register_lowering(L.TimeDistributed, why="right for unknown batch and time, where Keras returns (batch, batch, K)")
-def _time_distributed(_native: NativeOps, layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:  # noqa: ARG001
+def _time_distributed(native: NativeOps, layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:  # noqa: ARG001
     # With unknown batch and time Keras maps over the batch size and returns (B, B, K) without a word.
     inner = layer.layer
-    if isinstance(inner, (keras.layers.Dense, keras.layers.Activation)):
+    if _acts_on_last_axis(inner):
         return inner(inputs)
-    shape = tf.shape(inputs)
-    merged = tf.reshape(inputs, tf.concat([[-1], shape[2:]], axis=0))
-    merged = tf.ensure_shape(merged, [None, *inputs.shape[2:]])
+    shape = tuple(inputs.shape)
+
+    def merge(onnx: Emitter, names: list[str]) -> list[str]:
+        return [onnx.op("Reshape", names[0], _shape(onnx, [-1], names[0], shape[2:], start=2))]
+
+    (merged,) = native.add([inputs], [(None, *shape[2:])], merge)
     y = inner(merged)
-    split = tf.reshape(y, tf.concat([shape[:2], tf.shape(y)[1:]], axis=0))
-    return tf.ensure_shape(split, [*inputs.shape[:2], *y.shape[1:]])
+
+    def split(onnx: Emitter, names: list[str]) -> list[str]:
+        leading = onnx.op("Shape", names[1], start=0, end=2)
+        rest = _shape(onnx, [], names[0], y.shape[1:], start=1)
+        return [onnx.op("Reshape", names[0], onnx.op("Concat", leading, rest, axis=0))]
+
+    (apart,) = native.add([y, inputs], [(*shape[:2], *y.shape[1:])], split)
+    return apart
+
+
+def _acts_on_last_axis(inner: Any) -> bool:
+    """Whether the layer computes the same on (B, T, C) as on (B·T, C)."""
+    if type(inner) in (L.LayerNormalization, L.Softmax):
+        return inner.axis in (-1, [-1])
+    return type(inner) in (L.Dense, L.Activation, L.Rescaling, L.Dropout, L.ReLU, L.LeakyReLU, L.ELU, L.Identity)
+
+
+def _shape(onnx: Emitter, leading: list[int], name: str, sizes: Any, *, start: int) -> str:
+    """The shape ``leading`` + ``sizes``, taken from the axes from ``start`` on where not all sizes are known."""
+    if None not in sizes:
+        return onnx.integers(*leading, *sizes)
+    rest = onnx.op("Shape", name, start=start)
+    return onnx.op("Concat", onnx.integers(*leading), rest, axis=0) if leading else rest
 
 
 @register_lowering(L.Embedding, why="one Gather")
@@ -72,6 +98,7 @@ def _layer_normalization(native: NativeOps, layer: Any, inputs: Any) -> Any:
 
 @register_lowering(L.BatchNormalization, why="a scale and a shift, which fold into a convolution before them")
 def _batch_normalization(_native: NativeOps, layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:  # noqa: ARG001
+    _refuse_training(layer, training)
     # At inference an affine map per channel: two operators whose constants the graph clean-up can fold away.
     if layer.axis not in (-1, len(inputs.shape) - 1):
         return NotImplemented
@@ -82,55 +109,104 @@ def _batch_normalization(_native: NativeOps, layer: Any, inputs: Any, training: 
     return inputs * tf.constant(scale.astype(np.float32)) + tf.constant(shift.astype(np.float32))
 
 
-@register_lowering(L.Conv1D, why="native Conv with explicit padding, dilation and groups")
-def _conv1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
-    # TensorFlow goes through a 2-D convolution, SpaceToBatch for some dilations, and has no groups on a CPU.
-    kernel = weight(layer, "kernel").transpose(2, 1, 0)
-    bias = weight(layer, "bias") if layer.use_bias else np.zeros(layer.filters, np.float32)
-    attributes: dict[str, Any] = {
-        "kernel_shape": [layer.kernel_size[0]],
-        "strides": [layer.strides[0]],
-        "dilations": [layer.dilation_rate[0]],
-        "group": layer.groups,
-        **_padding(layer),
-    }
-    channels_last = layer.data_format == "channels_last"
+@register_lowering(L.GroupNormalization, why="native InstanceNormalization, where Keras computes shapes at run time")
+def _group_normalization(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    shape = tuple(inputs.shape)
+    if len(shape) != 3 or layer.axis not in (-1, 2):
+        return NotImplemented
+    width, groups = shape[-1], layer.groups
+    ones, zeros = np.ones(groups, np.float32), np.zeros(groups, np.float32)
 
     def emit(onnx: Emitter, names: list[str]) -> list[str]:
-        x = onnx.op("Transpose", names[0], perm=[0, 2, 1]) if channels_last else names[0]
-        y = onnx.op("Conv", x, onnx.constant(kernel), onnx.constant(bias), **attributes)
-        return [onnx.op("Transpose", y, perm=[0, 2, 1]) if channels_last else y]
+        grouped = onnx.op("Reshape", names[0], onnx.integers(0, 0, groups, width // groups))
+        turned = onnx.op("Transpose", grouped, perm=[0, 2, 1, 3])
+        constants = onnx.constant(ones), onnx.constant(zeros)
+        y = onnx.op("InstanceNormalization", turned, *constants, epsilon=float(layer.epsilon))
+        return [onnx.op("Reshape", onnx.op("Transpose", y, perm=[0, 2, 1, 3]), onnx.integers(0, 0, width))]
 
-    shape = layer.compute_output_shape(tuple(inputs.shape))
     (y,) = native.add([inputs], [shape], emit)
-    return y if layer.activation is None else layer.activation(y)
+    y = y * tf.constant(weight(layer, "gamma")) if layer.scale else y
+    return y + tf.constant(weight(layer, "beta")) if layer.center else y
 
 
-def _padding(layer: Any) -> dict[str, Any]:
-    reach = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
-    if layer.padding == "causal":
-        return {"pads": [reach, 0]}
-    if layer.padding == "same" and layer.strides[0] == 1:
-        return {"pads": [reach // 2, reach - reach // 2]}
-    if layer.padding == "same":
-        return {"auto_pad": "SAME_UPPER"}  # how much depends on the length, as in TensorFlow
-    return {"pads": [0, 0]}
+@register_lowering(L.MultiHeadAttention, L.GroupQueryAttention, why="one Trilu for the causal mask")
+def _causal_attention(
+    native: NativeOps,
+    layer: Any,
+    query: Any,
+    value: Any,
+    *args: Any,
+    use_causal_mask: Any = False,
+    attention_mask: Any = None,
+    **kwargs: Any,
+) -> Any:
+    if not use_causal_mask or len(args) > 1:  # more than a key by position: Keras' own words
+        return NotImplemented
+
+    def emit(onnx: Emitter, names: list[str]) -> list[str]:
+        sizes = [onnx.op("Shape", name, start=1, end=2) for name in names]
+        square = onnx.op("Concat", *sizes, axis=0)
+        ones = onnx.op("ConstantOfShape", square, value=helper.make_tensor("", TensorProto.FLOAT, [1], [1.0]))
+        return [onnx.op("Trilu", ones, upper=0)]
+
+    (lower,) = native.add([query, value], [(query.shape[1], value.shape[1])], emit)
+    causal = tf.expand_dims(lower > 0, 0)
+    mask = causal if attention_mask is None else tf.logical_and(causal, tf.cast(attention_mask, tf.bool))
+    return layer.call(query, value, *args, attention_mask=mask, **kwargs)  # again, and then as Keras wrote it
 
 
-@register_lowering(L.LSTM, L.GRU, L.SimpleRNN, why="native recurrent operator, where TensorFlow has a loop")
+@register_lowering(L.Masking, why="one mask, where Keras computes it twice")
+def _masking(_native: NativeOps, layer: Any, inputs: Any) -> Any:
+    # Keras asks compute_mask() again afterwards; in these words it is the same expression, which the clean-up merges.
+    return tf.where(tf.expand_dims(layer.compute_mask(inputs), -1), inputs, 0.0)
+
+
+@register_lowering(L.Reshape, why="one Reshape, where Keras computes shapes at run time")
+def _reshape(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    if inputs.dtype != tf.float32:
+        return NotImplemented
+
+    def emit(onnx: Emitter, names: list[str]) -> list[str]:
+        return [onnx.op("Reshape", names[0], onnx.integers(0, *layer.target_shape))]
+
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    return y
+
+
+@register_lowering(L.RepeatVector, why="one Expand, where Keras computes shapes at run time")
+def _repeat_vector(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    def emit(onnx: Emitter, names: list[str]) -> list[str]:
+        return [onnx.op("Expand", onnx.op("Unsqueeze", names[0], onnx.integers(1)), onnx.integers(1, layer.n, 1))]
+
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    return y
+
+
+@register_lowering(
+    L.Dropout,
+    L.SpatialDropout1D,
+    L.GaussianNoise,
+    L.GaussianDropout,
+    L.AlphaDropout,
+    L.ActivityRegularization,
+    why="acts in training only",
+)
+def _training_only(_native: NativeOps, layer: Any, inputs: Any, training: Any = None) -> Any:
+    _refuse_training(layer, training)
+    return inputs
+
+
+@register_lowering(L.LSTM, L.GRU, L.SimpleRNN, L.RNN, why="native recurrent operator, where TensorFlow has a loop")
 def _recurrent(  # noqa: PLR0917  Keras' own signature
     native: NativeOps,
     layer: Any,
     sequences: Any,
     initial_state: Any = None,
     mask: Any = None,
-    training: Any = None,  # noqa: ARG001
+    training: Any = None,
 ) -> Any:
-    if layer.stateful:
-        raise UnsupportedLayerError(
-            f"layer {layer.name!r}: stateful=True keeps its state inside the layer, and a file has none; "
-            "export with stateful=False and let the stream carry the state"
-        )
+    if getattr(layer, "dropout", 0) or getattr(layer, "recurrent_dropout", 0):
+        _refuse_training(layer, training)
     return rnn.one_direction(native, layer, sequences, initial_state, mask)
 
 
@@ -141,6 +217,18 @@ def _bidirectional(  # noqa: PLR0917  Keras' own signature
     sequences: Any,
     initial_state: Any = None,
     mask: Any = None,
-    training: Any = None,  # noqa: ARG001
+    training: Any = None,
 ) -> Any:
+    for direction in (layer.forward_layer, layer.backward_layer):
+        if getattr(direction, "dropout", 0) or getattr(direction, "recurrent_dropout", 0):
+            _refuse_training(layer, training)
     return rnn.both_directions(native, layer, sequences, initial_state, mask)
+
+
+def _refuse_training(layer: Any, training: Any) -> None:
+    """A model may call a layer with ``training=True`` also at inference (Monte Carlo dropout)."""
+    if training is not None and training is not False:
+        raise UnsupportedLayerError(
+            f"layer {layer.name!r}: it is called with training={training!r} also at inference, where it is random or "
+            "learns; a file does neither. Call it without training="
+        )

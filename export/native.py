@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from onnx import TensorProto
 from tf2onnx import utils
 
 from edgeseq.errors import ExportError
@@ -48,6 +49,19 @@ class Emitter:
         """Add an initializer and return its name."""
         name = utils.make_name(f"{self._scope}/constant")
         return str(self._graph.make_const(name, np.ascontiguousarray(value)).output[0])
+
+    def integers(self, *values: int) -> str:
+        """Add an initializer of 64-bit integers, as ONNX takes axes and shapes, and return its name."""
+        return self.constant(np.array(values, np.int64))
+
+    def shape(self, name: str) -> list[int] | None:
+        """The static shape of a value, -1 for an axis of any size; None if not even its rank is known."""
+        shape: list[int] | None = self._graph.get_shape(name)
+        return shape
+
+    def is_boolean(self, name: str) -> bool:
+        """Whether a value is true or false."""
+        return bool(self._graph.get_dtype(name) == TensorProto.BOOL)
 
 
 Emit = Callable[[Emitter, list[str]], list[str]]
@@ -93,11 +107,11 @@ class NativeOps:
         return [tf.ensure_shape(y, list(shape)) for y, shape in zip(_as_list(outputs), shapes, strict=True)]
 
     def handlers(self) -> dict[str, tuple[Callable[..., None], list[str]]]:
-        """What tf2onnx wants as ``custom_op_handlers``: for the markers, and for operations that it does not know."""
-        unknown: dict[str, tuple[Callable[..., None], list[str]]] = {
-            op: (partial(_translate_unknown, emit), []) for op, emit in _UNKNOWN_TO_TF2ONNX.items()
+        """What tf2onnx wants as ``custom_op_handlers``: for the markers, and for what we translate ourselves."""
+        own: dict[str, tuple[Callable[..., None], list[str]]] = {
+            op: (partial(_translate_op, emit), []) for op, emit in _OWN_TRANSLATIONS.items()
         }
-        return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, []), **unknown}
+        return {"PyFunc": (self._translate, []), "PyFuncStateless": (self._translate, []), **own}
 
     def _translate(self, graph: Any, node: Any, name: str, _args: Any) -> None:
         found = re.search(rf"{_MARKER}(\d+)$", name)
@@ -117,10 +131,32 @@ def _expm1(onnx: Emitter, inputs: list[str]) -> list[str]:
     return [onnx.op("Sub", onnx.op("Exp", inputs[0]), onnx.constant(np.array(1, np.float32)))]
 
 
-_UNKNOWN_TO_TF2ONNX: dict[str, Emit] = {"Erfc": _erfc, "Expm1": _expm1}  # of gelu, and of celu
+def _where(onnx: Emitter, inputs: list[str]) -> list[str]:
+    condition, yes, no = inputs
+    if not onnx.is_boolean(yes):
+        return [onnx.op("Where", *inputs)]
+    otherwise = onnx.op("And", onnx.op("Not", condition), no)  # ONNX Runtime has no Where of booleans
+    return [onnx.op("Or", onnx.op("And", condition, yes), otherwise)]
 
 
-def _translate_unknown(emit: Emit, graph: Any, node: Any, name: str, _args: Any) -> None:
+def _reverse(onnx: Emitter, inputs: list[str]) -> list[str]:
+    (n_axes,) = onnx.shape(inputs[1]) or [1]
+    axes = onnx.op("Cast", inputs[1], to=TensorProto.INT64)
+    starts, ends, steps = ([value] * n_axes for value in (-1, np.iinfo(np.int64).min, -1))
+    return [onnx.op("Slice", inputs[0], onnx.integers(*starts), onnx.integers(*ends), axes, onnx.integers(*steps))]
+
+
+# What tf2onnx does not know (of gelu, and of celu), and what it writes otherwise than it should: a choice as a sum of
+# products with 0 and 1, which lets NaN and Inf of the side not chosen through, and a reversal as a ReverseSequence.
+_OWN_TRANSLATIONS: dict[str, Emit] = {
+    "Erfc": _erfc,
+    "Expm1": _expm1,
+    "SelectV2": _where,
+    "ReverseV2": _reverse,
+}
+
+
+def _translate_op(emit: Emit, graph: Any, node: Any, name: str, _args: Any) -> None:
     _replace(graph, node, name, emit)
 
 

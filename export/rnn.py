@@ -1,15 +1,16 @@
 """Recurrent Keras layers as the native ONNX operators LSTM, GRU and RNN.
 
 Owns the translation of weights (gate order and bias layout), activations, masks and directions. Refuses an activation
-that ONNX does not name. A mask becomes ``sequence_lens``, so it must be padding at the end; at padded steps ONNX gives
-zeros, as a Keras ``Bidirectional`` does, where a lone Keras layer repeats its last output.
+that ONNX does not name, cells of the user's own, and ``stateful=True``. A mask becomes ``sequence_lens``, so it must be
+padding at the end; there a step returns what it does in Keras: zeros from a ``Bidirectional``, the last output again
+from a layer on its own.
 
 Sources: ONNX operators LSTM, GRU, RNN (https://onnx.ai/onnx/operators/); Keras gate orders i, f, c, o and z, r, h.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,78 +43,132 @@ _KINDS: dict[type[keras.layers.Layer], _Kind] = {
 }
 
 # Keras activation -> (ONNX name, alpha, beta); Keras' hard_sigmoid is relu6(x + 3) / 6.
-_ACTIVATIONS: dict[Any, tuple[str, float, float]] = {
-    keras.activations.sigmoid: ("Sigmoid", 0.0, 0.0),
-    keras.activations.tanh: ("Tanh", 0.0, 0.0),
-    keras.activations.relu: ("Relu", 0.0, 0.0),
-    keras.activations.softsign: ("Softsign", 0.0, 0.0),
-    keras.activations.softplus: ("Softplus", 0.0, 0.0),
+_ACTIVATIONS: dict[Any, tuple[str, float | None, float | None]] = {
+    keras.activations.sigmoid: ("Sigmoid", None, None),
+    keras.activations.tanh: ("Tanh", None, None),
+    keras.activations.relu: ("Relu", None, None),
+    keras.activations.softsign: ("Softsign", None, None),
+    keras.activations.softplus: ("Softplus", None, None),
+    keras.activations.leaky_relu: ("LeakyRelu", 0.2, None),
+    keras.activations.elu: ("Elu", 1.0, None),
     keras.activations.hard_sigmoid: ("HardSigmoid", 1 / 6, 0.5),
     keras.activations.linear: ("Affine", 1.0, 0.0),
 }
 
 
 def one_direction(native: NativeOps, layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
-    """``LSTM``, ``GRU`` or ``SimpleRNN``: (B, T, C) to (B, T, U), or (B, U) without ``return_sequences``."""
-    if _kind(layer) is None:
-        return NotImplemented
-    shapes = [_output_shape(layer, x, layer.units)] + [(x.shape[0], layer.units)] * _states_returned(layer)
+    """``LSTM``, ``GRU``, ``SimpleRNN`` or ``RNN`` of their cells: (B, T, C) to (B, T, U), or to (B, U)."""
+    refuse_memory(layer)
+    cells = _cells(layer)
+    lengths = _lengths(mask)
+    stacked = isinstance(layer.cell, keras.layers.StackedRNNCells)  # whose states are in one list for each cell
+    given = _as_list(initial_state) if stacked else [initial_state]
+    y, ends = x, []
+    for i, cell in enumerate(cells):
+        states = _as_list(given[i]) if given else []
+        y, *end = _run_cell(native, layer, cell, y, lengths=lengths, states=states)
+        ends.append(end)
+    output = _output(layer, y, ends[-1][0], mask=mask, fresh=initial_state is None)
+    if not layer.return_state:
+        return output
+    return (output, *(end if len(end) > 1 else end[0] for end in ends)) if stacked else (output, *ends[0])
+
+
+def _run_cell(native: NativeOps, layer: Any, cell: Any, x: Any, *, lengths: Any, states: list[Any]) -> list[Any]:
+    """All outputs (B, T, U) in the order of the input's steps, then the states (B, U) after the last valid one."""
+    kind = _kind(cell)
+    assert kind is not None
+    shapes = [(x.shape[0], x.shape[1], cell.units)] + [(x.shape[0], cell.units)] * kind.n_states
 
     def finish(onnx: Emitter, y: str, last: list[str]) -> list[str]:
-        if layer.return_sequences:
-            out = onnx.op("Transpose", onnx.op("Squeeze", y, _axis(onnx, 1)), perm=[1, 0, 2])
-            out = _reverse_time(onnx, out) if layer.go_backwards else out
-        else:
-            out = onnx.op("Squeeze", last[0], _axis(onnx, 0))
-        states = [onnx.op("Squeeze", s, _axis(onnx, 0)) for s in last[: _states_returned(layer)]]
-        return [out, *states]
+        sequence = onnx.op("Transpose", onnx.op("Squeeze", y, onnx.integers(1)), perm=[1, 0, 2])
+        return [sequence, *(onnx.op("Squeeze", s, onnx.integers(0)) for s in last)]
 
-    outputs = _run(
-        native, [layer], x, initial_state=_states_given(initial_state), mask=mask, shapes=shapes, finish=finish
-    )
-    return tuple(outputs) if layer.return_state else outputs[0]
+    direction = "reverse" if layer.go_backwards else "forward"
+    return _run(native, layer, {direction: cell}, x, lengths=lengths, states=states, shapes=shapes, finish=finish)
+
+
+def _output(layer: Any, y: Any, last: Any, *, mask: Any, fresh: bool) -> Any:
+    """What Keras returns at padded steps: the last output again, or zeros, which is what ONNX returns."""
+    if mask is None:
+        y = tf.reverse(y, [1]) if layer.return_sequences and layer.go_backwards else y
+        return y if layer.return_sequences else last
+    if not fresh:  # a sequence without a valid step returns zeros, although its state is the one that it was given
+        last = tf.where(tf.reduce_any(mask, axis=1, keepdims=True), last, 0.0)
+    if layer.return_sequences and layer.go_backwards:
+        return tf.reverse(y, [1])  # which puts the padding first, where there is no output yet to repeat
+    if layer.return_sequences:
+        return y if layer.zero_output_for_mask else tf.where(tf.expand_dims(mask, -1), y, tf.expand_dims(last, 1))
+    if layer.zero_output_for_mask:
+        final = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        return tf.where(final, last, 0.0)
+    return last
 
 
 def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
     """``Bidirectional`` over two layers of one kind as one operator; two operators and a merge otherwise."""
     forward, backward = layer.forward_layer, layer.backward_layer
-    same = _kind(forward) is _kind(backward) is not None and forward.units == backward.units
-    if not same or forward.go_backwards or initial_state is not None or layer.return_state:
+    if not (isinstance(forward, keras.layers.RNN) and isinstance(backward, keras.layers.RNN)):
+        return NotImplemented  # Keras runs any layer that has a go_backwards
+    for direction in (forward, backward):
+        refuse_memory(direction)
+    if not _one_operator_does(forward, backward) or (mask is not None and initial_state is not None):
         return _merge_two_layers(layer, x, initial_state, mask)
-    units = forward.units
+    units, kind = forward.cell.units, _kind(forward.cell)
+    assert kind is not None
     width = units * 2 if layer.merge_mode == "concat" else units
-    shapes = [_output_shape(layer, x, width)] * (2 if layer.merge_mode is None else 1)
+    output = (x.shape[0], x.shape[1], width) if layer.return_sequences else (x.shape[0], width)
+    n_outputs, n_states = 2 if layer.merge_mode is None else 1, 2 * kind.n_states if layer.return_state else 0
+    shapes = [output] * n_outputs + [(x.shape[0], units)] * n_states
 
     def finish(onnx: Emitter, y: str, last: list[str]) -> list[str]:
-        # y is (T, 2, B, U) and last[0] is (2, B, U): directions stand at axis 1 and 0.
-        source, axis = (y, 1) if layer.return_sequences else (last[0], 0)
-        batch_first = [1, 0, 2]
-        if layer.merge_mode == "concat":
-            joined = onnx.op("Transpose", source, perm=[2, 0, 1, 3] if axis else [1, 0, 2])
-            shape = [0, 0, 2 * units] if axis else [0, 2 * units]
-            return [onnx.op("Reshape", joined, onnx.constant(np.array(shape, np.int64)))]
-        if layer.merge_mode is None:
-            halves = onnx.ops("Split", 2, source, onnx.constant(np.array([1, 1], np.int64)), axis=axis)
-            merged = [onnx.op("Squeeze", half, _axis(onnx, axis)) for half in halves]
-        else:
-            reduce = {"sum": "ReduceSum", "ave": "ReduceMean", "mul": "ReduceProd"}[layer.merge_mode]
-            merged = [onnx.op(reduce, source, _axis(onnx, axis), keepdims=0)]
-        return [onnx.op("Transpose", m, perm=batch_first) for m in merged] if axis else merged
+        merged = _merge(onnx, layer, y if layer.return_sequences else last[0], units)
+        halves = [_halves(onnx, state, 0) for state in last] if layer.return_state else []
+        return [*merged, *(half[0] for half in halves), *(half[1] for half in halves)]
 
-    outputs = _run(native, [forward, backward], x, initial_state=[], mask=mask, shapes=shapes, finish=finish)
-    return tuple(outputs) if layer.merge_mode is None else outputs[0]
+    cells = {"forward": forward.cell, "reverse": backward.cell}
+    states = _as_list(initial_state)
+    outputs = _run(native, layer, cells, x, lengths=_lengths(mask), states=states, shapes=shapes, finish=finish)
+    return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+
+def _one_operator_does(forward: Any, backward: Any) -> bool:
+    if forward.go_backwards or len(_cells(forward)) > 1 or len(_cells(backward)) > 1:
+        return False
+    first, second = forward.cell, backward.cell
+    if _kind(first) is not _kind(second) or first.units != second.units:
+        return False
+    if forward.zero_output_for_mask != forward.return_sequences or backward.zero_output_for_mask != (
+        backward.return_sequences
+    ):
+        return False
+    return getattr(first, "reset_after", None) == getattr(second, "reset_after", None)  # ONNX has one for both
+
+
+def _merge(onnx: Emitter, layer: Any, source: str, units: int) -> list[str]:
+    """Of (T, 2, B, U) or (2, B, U): what the merge mode says, batch first."""
+    axis = 1 if layer.return_sequences else 0
+    if layer.merge_mode == "concat":
+        joined = onnx.op("Transpose", source, perm=[2, 0, 1, 3] if axis else [1, 0, 2])
+        return [onnx.op("Reshape", joined, onnx.integers(*([0, 0] if axis else [0]), 2 * units))]
+    if layer.merge_mode is None:
+        merged = _halves(onnx, source, axis)
+    else:
+        reduce = {"sum": "ReduceSum", "ave": "ReduceMean", "mul": "ReduceProd"}[layer.merge_mode]
+        merged = [onnx.op(reduce, source, onnx.integers(axis), keepdims=0)]
+    return [onnx.op("Transpose", m, perm=[1, 0, 2]) for m in merged] if axis else merged
+
+
+def _halves(onnx: Emitter, source: str, axis: int) -> list[str]:
+    halves = onnx.ops("Split", 2, source, onnx.integers(1, 1), axis=axis)
+    return [onnx.op("Squeeze", half, onnx.integers(axis)) for half in halves]
 
 
 def _merge_two_layers(layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
-    if layer.return_state:
-        raise UnsupportedLayerError(
-            f"layer {layer.name!r}: Bidirectional with return_state=True has no lowering yet; "
-            "export the model without the states, which a stream carries by itself"
-        )
-    given = _states_given(initial_state)
+    given = _as_list(initial_state)
     half = len(given) // 2
-    y = layer.forward_layer(x, initial_state=given[:half] or None, mask=mask)
-    z = layer.backward_layer(x, initial_state=given[half:] or None, mask=mask)
+    y, *states = _as_list(layer.forward_layer(x, initial_state=given[:half] or None, mask=mask))
+    z, *back = _as_list(layer.backward_layer(x, initial_state=given[half:] or None, mask=mask))
     z = keras.ops.flip(z, axis=1) if layer.return_sequences else z
     merges: dict[str | None, Callable[[], Any]] = {
         "concat": lambda: keras.ops.concatenate([y, z], axis=-1),
@@ -122,42 +177,81 @@ def _merge_two_layers(layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
         "mul": lambda: y * z,
         None: lambda: (y, z),
     }
-    return merges[layer.merge_mode]()
+    outputs = _as_list(merges[layer.merge_mode]())
+    return (*outputs, *states, *back) if len(outputs) > 1 or layer.return_state else outputs[0]
 
 
 def _run(
     native: NativeOps,
-    layers: Sequence[Any],
+    layer: Any,
+    cells: Mapping[str, Any],
     x: Any,
     *,
-    initial_state: Sequence[Any],
-    mask: Any,
+    lengths: Any,
+    states: Sequence[Any],
     shapes: Sequence[Any],
     finish: Callable[[Emitter, str, list[str]], list[str]],
 ) -> list[Any]:
-    kind = _kind(layers[0])
+    """One operator over a cell for each direction. ``states``: those of the first direction, then of the second."""
+    kind = _kind(next(iter(cells.values())))
     assert kind is not None
-    weights = [np.stack(part) for part in zip(*(_weights(kind, layer.cell) for layer in layers), strict=True)]
-    attributes = _attributes(kind, layers)
-    has_mask = mask is not None
-    tensors = [x, *([tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)] if has_mask else []), *initial_state]
+    weights = [np.stack(part) for part in zip(*(_weights(kind, cell) for cell in cells.values()), strict=True)]
+    attributes = _attributes(kind, layer, cells)
+    tensors = [x, *([] if lengths is None else [lengths]), *states]
 
     def emit(onnx: Emitter, names: list[str]) -> list[str]:
         sequence, *rest = names
-        lengths = rest.pop(0) if has_mask else ""
-        states = [onnx.op("Unsqueeze", s, _axis(onnx, 0)) for s in rest]
+        steps = "" if lengths is None else rest.pop(0)
+        initial = []
+        for i in range(kind.n_states if rest else 0):
+            each = [onnx.op("Unsqueeze", s, onnx.integers(0)) for s in rest[i :: kind.n_states]]
+            initial.append(each[0] if len(each) == 1 else onnx.op("Concat", *each, axis=0))
         time_first = onnx.op("Transpose", sequence, perm=[1, 0, 2])
-        constants = [onnx.constant(w) for w in weights]
-        inputs = [time_first, *constants, lengths, *states]
+        inputs = [time_first, *(onnx.constant(w) for w in weights), steps, *initial]
         y, *last = onnx.ops(kind.op_type, 1 + kind.n_states, *inputs, **attributes)
         return finish(onnx, y, last)
 
     return native.add(tensors, shapes, emit)
 
 
-def _kind(layer: Any) -> _Kind | None:
-    """How the layer is written in ONNX; None for other layers, and for cells that compute something of their own."""
-    return next((kind for cell, kind in _KINDS.items() if type(getattr(layer, "cell", None)) is cell), None)
+def refuse_memory(layer: Any) -> None:
+    """Refuse a layer that keeps its state between calls.
+
+    Raises:
+        UnsupportedLayerError: ``stateful=True``.
+    """
+    if layer.stateful:
+        raise UnsupportedLayerError(
+            f"layer {layer.name!r}: stateful=True keeps its state inside the layer, and a file has none; "
+            "export with stateful=False and let the stream carry the state"
+        )
+
+
+def _cells(layer: Any) -> list[Any]:
+    cell = layer.cell
+    cells = list(cell.cells) if isinstance(cell, keras.layers.StackedRNNCells) else [cell]
+    for each in cells:
+        if _kind(each) is None:
+            raise UnsupportedLayerError(
+                f"layer {layer.name!r}: ONNX has no recurrent operator for the cell {type(each).__name__}; use "
+                "LSTMCell, GRUCell or SimpleRNNCell, or give the layer a lowering with edgeseq.export.register_lowering"
+            )
+    return cells
+
+
+def _kind(cell: Any) -> _Kind | None:
+    """How the cell is written in ONNX; None for others, and for subclasses, which may compute something else."""
+    return _KINDS.get(type(cell))
+
+
+def _lengths(mask: Any) -> Any:
+    return None if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _weights(kind: _Kind, cell: Any) -> tuple[Array, Array, Array]:
@@ -175,30 +269,25 @@ def _weights(kind: _Kind, cell: Any) -> tuple[Array, Array, Array]:
     return reorder(kernel), reorder(recurrent), np.concatenate([reorder(b) for b in both])
 
 
-def _attributes(kind: _Kind, layers: Sequence[Any]) -> dict[str, Any]:
-    cells = [layer.cell for layer in layers]
-    named = [_activation(layer, f) for layer in layers for f in kind.activations(layer.cell)]
-    direction = "bidirectional" if len(layers) == 2 else ("reverse" if layers[0].go_backwards else "forward")
+def _attributes(kind: _Kind, layer: Any, cells: Mapping[str, Any]) -> dict[str, Any]:
+    named = [_activation(layer, f) for cell in cells.values() for f in kind.activations(cell)]
+    first = next(iter(cells.values()))
     attributes: dict[str, Any] = {
-        "hidden_size": cells[0].units,
-        "direction": direction,
+        "hidden_size": first.units,
+        "direction": "bidirectional" if len(cells) == 2 else next(iter(cells)),
         "activations": [name for name, _, _ in named],
     }
-    parametric = [(alpha, beta) for _, alpha, beta in named if alpha]  # ONNX lists values for these alone
-    if parametric:
-        attributes["activation_alpha"] = [alpha for alpha, _ in parametric]
-        attributes["activation_beta"] = [beta for _, beta in parametric]
+    # ONNX lists values for the activations that take one, and for these alone.
+    if alphas := [alpha for _, alpha, _ in named if alpha is not None]:
+        attributes["activation_alpha"] = alphas
+    if betas := [beta for _, _, beta in named if beta is not None]:
+        attributes["activation_beta"] = betas
     if kind.op_type == "GRU":
-        if len({cell.reset_after for cell in cells}) > 1:
-            raise UnsupportedLayerError(
-                f"layer {layers[0].name!r}: reset_after is {cells[0].reset_after} forward and {cells[1].reset_after} "
-                "backward; an ONNX GRU has one setting for both"
-            )
-        attributes["linear_before_reset"] = int(cells[0].reset_after)
+        attributes["linear_before_reset"] = int(first.reset_after)
     return attributes
 
 
-def _activation(layer: Any, function: Any) -> tuple[str, float, float]:
+def _activation(layer: Any, function: Any) -> tuple[str, float | None, float | None]:
     if function not in _ACTIVATIONS:
         known = ", ".join(sorted(f.__name__ for f in _ACTIVATIONS))
         name = getattr(function, "__name__", function)
@@ -206,28 +295,3 @@ def _activation(layer: Any, function: Any) -> tuple[str, float, float]:
             f"layer {layer.name!r}: ONNX recurrent operators have no activation {name!r}; use one of {known}"
         )
     return _ACTIVATIONS[function]
-
-
-def _output_shape(layer: Any, x: Any, width: int) -> tuple[int | None, ...]:
-    return (x.shape[0], x.shape[1], width) if layer.return_sequences else (x.shape[0], width)
-
-
-def _states_returned(layer: Any) -> int:
-    kind = _kind(layer)
-    assert kind is not None
-    return kind.n_states if layer.return_state else 0
-
-
-def _states_given(initial_state: Any) -> list[Any]:
-    if initial_state is None:
-        return []
-    return list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
-
-
-def _axis(onnx: Emitter, axis: int) -> str:
-    return onnx.constant(np.array([axis], np.int64))
-
-
-def _reverse_time(onnx: Emitter, x: str) -> str:
-    starts, ends, axes, steps = ([-1], [np.iinfo(np.int64).min], [1], [-1])
-    return onnx.op("Slice", x, *(onnx.constant(np.array(v, np.int64)) for v in (starts, ends, axes, steps)))

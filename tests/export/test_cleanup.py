@@ -43,6 +43,8 @@ RNG = np.random.default_rng(0)
 ROW = RNG.normal(size=3).astype(np.float32)
 KERNEL = RNG.normal(size=(4, 3, 2)).astype(np.float32)
 BIAS = RNG.normal(size=4).astype(np.float32)
+REVERSAL = "Slice({}, START, END, TIME, START)"
+REVERSED = {"START": np.array([-1]), "END": np.array([np.iinfo(np.int64).min]), "TIME": np.array([1])}
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "transposes cancel": (
@@ -90,6 +92,108 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
         "a = Exp(input) b = Neg(input) c = Add(a, b) d = Add(c, input) output = Add(d, a)",
         {},
         {"Exp": 1, "Neg": 1, "Sum": 1},
+    ),
+    "transposes sink below a choice": (
+        "a = Transpose<perm=[0,2,1]>(input) b = Neg(a) c = Less(a, b) d = Where(c, a, b) "
+        "output = Transpose<perm=[0,2,1]>(d)",
+        {},
+        {"Neg": 1, "Less": 1, "Where": 1},
+    ),
+    "squeeze and unsqueeze cancel": (
+        "a = Unsqueeze(input, AXES) b = Squeeze(a, AXES) output = Relu(b)",
+        {"AXES": np.array([1, 3])},
+        {"Relu": 1},
+    ),
+    "unsqueeze and squeeze cancel": (
+        "t = ReduceMax<keepdims=1>(input, AXES) a = Squeeze(t, AXES) b = Unsqueeze(a, AXES) output = Relu(b)",
+        {"AXES": np.array([1])},
+        {"ReduceMax": 1, "Relu": 1},
+    ),
+    "squeeze of another axis stays": (
+        "t = ReduceMax<keepdims=1>(input, AXES) a = Squeeze(t, AXES) b = Unsqueeze(a, LAST) output = Relu(b)",
+        {"AXES": np.array([1]), "LAST": np.array([2])},
+        {"ReduceMax": 1, "Squeeze": 1, "Unsqueeze": 1, "Relu": 1},
+    ),
+    "reshapes merge": (
+        "a = Reshape(input, FLAT) b = Reshape(a, PAIRS) output = Relu(b)",
+        {"FLAT": np.array([-1]), "PAIRS": np.array([-1, 3])},
+        {"Reshape": 1, "Relu": 1},
+    ),
+    "reshapes merge over an axis that both keep": (
+        "a = Reshape(input, LONG) b = Reshape(a, BACK) output = Relu(b)",
+        {"LONG": np.array([0, 1, -1]), "BACK": np.array([0, -1, 3])},
+        {"Reshape": 1, "Relu": 1},
+    ),
+    "a reshape that keeps an axis of the one before stays": (
+        "a = Reshape(input, LONG) b = Reshape(a, BACK) output = Relu(b)",
+        {"LONG": np.array([5, -1]), "BACK": np.array([0, 2, 3])},
+        {"Reshape": 2, "Relu": 1},
+    ),
+    "reversals cancel": (
+        f"a = {REVERSAL.format('input')} c = {REVERSAL.format('a')} output = Add(c, c)",
+        REVERSED,
+        {"Add": 1},
+    ),
+    "a reversal of another axis stays": (
+        f"a = {REVERSAL.format('input')} output = Slice(a, START, END, OTHER, START)",
+        {**REVERSED, "OTHER": np.array([2])},
+        {"Slice": 2},
+    ),
+    "a reversal of all but the first stays": (
+        f"a = {REVERSAL.format('input')} output = Slice(a, START, FIRST, TIME, START)",
+        {**REVERSED, "FIRST": np.array([0])},
+        {"Slice": 2},
+    ),
+    "padding folds into a convolution": (
+        "p = Pad(input, PADS) t = Transpose<perm=[0,2,1]>(p) output = Conv<pads=[1,0]>(t, KERNEL, BIAS)",
+        {"PADS": np.array([0, 2, 0, 0, 3, 0]), "KERNEL": KERNEL, "BIAS": BIAS},
+        {"Transpose": 1, "Conv": 1},
+    ),
+    "padding of the channels stays": (
+        "p = Pad(input, PADS) t = Transpose<perm=[0,2,1]>(p) output = Conv(t, KERNEL, BIAS)",
+        {"PADS": np.array([0, 0, 0, 0, 3, 1]), "KERNEL": np.concatenate([KERNEL, KERNEL[:, :1]], axis=1), "BIAS": BIAS},
+        {"Pad": 1, "Transpose": 1, "Conv": 1},
+    ),
+    "padding with another number stays": (
+        "t = Transpose<perm=[0,2,1]>(input) p = Pad(t, PADS, ONE) output = Conv(p, KERNEL, BIAS)",
+        {"PADS": np.array([0, 0, 2, 0, 0, 0]), "ONE": np.array(1, np.float32), "KERNEL": KERNEL, "BIAS": BIAS},
+        {"Pad": 1, "Transpose": 1, "Conv": 1},
+    ),
+    "a scale before a padded convolution folds, a shift does not": (
+        "s = Add(input, ROW) m = Mul(s, FACTOR) t = Transpose<perm=[0,2,1]>(m) "
+        "output = Conv<pads=[1,1]>(t, KERNEL, BIAS)",
+        {"ROW": ROW, "FACTOR": ROW + 2, "KERNEL": KERNEL, "BIAS": BIAS},
+        {"Add": 1, "Transpose": 1, "Conv": 1},
+    ),
+    "a scale folds into a grouped convolution": (
+        "m = Mul(FACTOR, input) t = Transpose<perm=[0,2,1]>(m) output = Conv<group=3>(t, KERNEL)",
+        {"FACTOR": ROW + 2, "KERNEL": RNG.normal(size=(6, 1, 2)).astype(np.float32)},
+        {"Transpose": 1, "Conv": 1},
+    ),
+    "a scale that others read stays": (
+        "m = Mul(FACTOR, input) t = Transpose<perm=[0,2,1]>(m) c = Conv(t, SQUARE) output = Add(c, t)",
+        {"FACTOR": ROW + 2, "SQUARE": RNG.normal(size=(3, 3, 1)).astype(np.float32)},
+        {"Mul": 1, "Transpose": 1, "Conv": 1, "Add": 1},
+    ),
+    "a scale for each step stays": (
+        "m = Mul(input, STEPS) t = Transpose<perm=[0,2,1]>(m) output = Conv(t, KERNEL)",
+        {"STEPS": RNG.normal(size=(5, 1)).astype(np.float32), "KERNEL": KERNEL},
+        {"Mul": 1, "Transpose": 1, "Conv": 1},
+    ),
+    "scales and shifts fold into a product": (
+        "m = Mul(input, ROW) p = MatMul(m, MATRIX) a = Add(p, BIAS) s = Mul(a, FACTOR) output = Add(SHIFT, s)",
+        {"ROW": ROW, "MATRIX": KERNEL[:, :, 0].T, "BIAS": BIAS, "FACTOR": BIAS + 2, "SHIFT": BIAS - 1},
+        {"MatMul": 1, "Add": 1},
+    ),
+    "a scale of more axes than the product stays": (
+        "p = MatMul(input, MATRIX) output = Mul(p, FACTOR)",
+        {"MATRIX": KERNEL[:, :, 0].T, "FACTOR": (BIAS + 2)[None, None, None]},
+        {"MatMul": 1, "Mul": 1},
+    ),
+    "equal constants make equal expressions": (
+        "a = Add(input, ROW) b = Add(input, SAME) output = Mul(a, b)",
+        {"ROW": ROW, "SAME": ROW.copy()},
+        {"Add": 1, "Mul": 1},
     ),
     "a sum that others read stays": (
         "a = Exp(input) c = Add(a, input) d = Add(c, a) output = Mul(d, c)",

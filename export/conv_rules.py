@@ -1,0 +1,179 @@
+"""The lowering rules of the layers that slide along time: convolutions, pooling, and what changes the length.
+
+TensorFlow computes these in two dimensions, with SpaceToBatch for some dilations and shapes computed at run time; ONNX
+has one operator for each. Importing this module registers the rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeseq.errors import UnsupportedLayerError
+from edgeseq.export.lowering import register_lowering
+from edgeseq.export.native import Emitter, NativeOps, weight
+
+L = keras.layers
+
+
+@register_lowering(L.Conv1D, why="native Conv with explicit padding, dilation and groups")
+def _conv1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    kernel = weight(layer, "kernel").transpose(2, 1, 0)
+    return _activated(layer, _along_time(native, layer, inputs, _Conv(layer, kernel, layer.groups)))
+
+
+@register_lowering(L.DepthwiseConv1D, why="native Conv with a group for each channel")
+def _depthwise_conv1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    kernel = _depthwise(weight(layer, "kernel"))
+    return _activated(layer, _along_time(native, layer, inputs, _Conv(layer, kernel, inputs.shape[_channels(layer)])))
+
+
+@register_lowering(L.SeparableConv1D, why="two native Convs, one with a group for each channel")
+def _separable_conv1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    depthwise = _depthwise(weight(layer, "depthwise_kernel"))
+    pointwise = weight(layer, "pointwise_kernel").transpose(2, 1, 0)
+    bias = weight(layer, "bias") if layer.use_bias else np.zeros(layer.filters, np.float32)
+    first = _Conv(layer, depthwise, inputs.shape[_channels(layer)], bias=np.zeros(len(depthwise), np.float32))
+
+    def both(onnx: Emitter, x: str) -> str:
+        return onnx.op("Conv", first(onnx, x), onnx.constant(pointwise), onnx.constant(bias), kernel_shape=[1])
+
+    return _activated(layer, _along_time(native, layer, inputs, both))
+
+
+@register_lowering(L.Conv1DTranspose, why="native ConvTranspose with explicit padding")
+def _conv1d_transpose(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    # TensorFlow asks for the length of the output and derives the padding; ONNX takes the padding.
+    (size,), (stride,), (dilation,) = layer.kernel_size, layer.strides, layer.dilation_rate
+    reach = (size - 1) * dilation + 1
+    if layer.output_padding is not None:
+        return NotImplemented
+    kernel = weight(layer, "kernel").transpose(2, 1, 0)
+    bias = weight(layer, "bias") if layer.use_bias else np.zeros(layer.filters, np.float32)
+    crop = max(reach - stride, 0) if layer.padding == "same" else 0
+    attributes = {
+        "kernel_shape": [size],
+        "strides": [stride],
+        "dilations": [dilation],
+        "pads": [crop // 2, crop - crop // 2],
+        "output_padding": [max(stride - reach, 0)],
+    }
+
+    def emit(onnx: Emitter, x: str) -> str:
+        return onnx.op("ConvTranspose", x, onnx.constant(kernel), onnx.constant(bias), **attributes)
+
+    return _activated(layer, _along_time(native, layer, inputs, emit))
+
+
+@register_lowering(L.MaxPooling1D, L.AveragePooling1D, why="native pooling, where TensorFlow pools in two dimensions")
+def _pooling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    # "same" leaves the padding out of an average in both Keras and ONNX.
+    (size,), (stride,) = np.atleast_1d(layer.pool_size).tolist(), np.atleast_1d(layer.strides).tolist()
+    op_type = "MaxPool" if isinstance(layer, L.MaxPooling1D) else "AveragePool"
+    attributes = {"kernel_shape": [size], "strides": [stride], **_padding(layer, size - 1, stride)}
+    return _along_time(native, layer, inputs, lambda onnx, x: onnx.op(op_type, x, **attributes))
+
+
+@register_lowering(L.UpSampling1D, why="Tile and Reshape, where Keras computes shapes at run time")
+def _up_sampling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    # Every step n times beside itself along the channels, then cut into steps again.
+    width = inputs.shape[-1]
+
+    def emit(onnx: Emitter, names: list[str]) -> list[str]:
+        wide = onnx.op("Tile", names[0], onnx.integers(1, 1, layer.size))
+        return [onnx.op("Reshape", wide, onnx.integers(0, -1, width))]
+
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    return y
+
+
+@register_lowering(L.ZeroPadding1D, why="one Pad")
+def _zero_padding1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
+    before, after = layer.padding
+    if layer.data_format != "channels_last":
+        return NotImplemented
+
+    def emit(onnx: Emitter, names: list[str]) -> list[str]:
+        return [onnx.op("Pad", names[0], onnx.integers(0, before, 0, 0, after, 0), mode="constant")]
+
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    return y
+
+
+@register_lowering(L.AdaptiveAveragePooling1D, L.AdaptiveMaxPooling1D, why="refused")
+def _adaptive_pooling1d(_native: NativeOps, layer: Any, _inputs: Any) -> Any:
+    raise UnsupportedLayerError(
+        f"layer {layer.name!r}: {type(layer).__name__} has windows that depend on the length, and ONNX has no such "
+        "operator; use a pooling layer with a fixed pool_size, or a global one"
+    )
+
+
+class _Conv:
+    """Emits the Conv of a layer, channels first."""
+
+    def __init__(
+        self, layer: Any, kernel: np.ndarray[Any, Any], groups: int, bias: np.ndarray[Any, Any] | None = None
+    ) -> None:
+        if bias is None:
+            bias = weight(layer, "bias") if layer.use_bias else np.zeros(len(kernel), np.float32)
+        (size,), (stride,), (dilation,) = layer.kernel_size, layer.strides, layer.dilation_rate
+        self._weights = kernel, bias
+        self._attributes: dict[str, Any] = {
+            "kernel_shape": [size],
+            "strides": [stride],
+            "dilations": [dilation],
+            "group": groups,
+            **_padding(layer, (size - 1) * dilation, stride),
+        }
+
+    def __call__(self, onnx: Emitter, x: str) -> str:
+        return onnx.op("Conv", x, *(onnx.constant(w) for w in self._weights), **self._attributes)
+
+
+def _padding(layer: Any, reach: int, stride: int) -> dict[str, Any]:
+    """The attributes that pad as Keras does; the window sees ``reach`` steps beside its first."""
+    if layer.padding == "causal":
+        return {"pads": [reach, 0]}
+    if layer.padding == "valid":
+        return {"pads": [0, 0]}
+    if stride == 1:
+        return {"pads": [reach // 2, reach - reach // 2]}
+    if stride <= reach + 1:
+        return {"auto_pad": "SAME_UPPER"}  # how much depends on the length, as in TensorFlow
+    # Where windows leave steps out, ONNX Runtime takes some lengths for negative padding: pooling fails and a
+    # convolution starts late. Up to two steps need no padding before, and one after does not add a window.
+    if reach < 2:
+        return {"pads": [0, reach]}
+    raise UnsupportedLayerError(
+        f"layer {layer.name!r}: padding='same' with strides={stride} above the window of {reach + 1} steps is padded "
+        "differently by ONNX Runtime; use padding='valid', after a ZeroPadding1D where the edges matter"
+    )
+
+
+def _depthwise(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of Keras, (k, C, m), to ONNX, (C·m, 1, k)."""
+    size = kernel.shape[0]
+    return kernel.transpose(1, 2, 0).reshape(-1, 1, size)
+
+
+def _channels(layer: Any) -> int:
+    return -1 if layer.data_format == "channels_last" else 1
+
+
+def _activated(layer: Any, y: Any) -> Any:
+    return y if layer.activation is None else layer.activation(y)
+
+
+def _along_time(native: NativeOps, layer: Any, inputs: Any, operator: Any) -> Any:
+    """``operator(onnx, x)``, which works on (B, C, T), with transposes around it where the layer has channels last."""
+    turned = layer.data_format == "channels_last"
+
+    def emit(onnx: Emitter, names: list[str]) -> list[str]:
+        x = onnx.op("Transpose", names[0], perm=[0, 2, 1]) if turned else names[0]
+        y = operator(onnx, x)
+        return [onnx.op("Transpose", y, perm=[0, 2, 1]) if turned else y]
+
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    return y

@@ -1,0 +1,207 @@
+"""Every family of the catalogue equals Keras, at several lengths and batch sizes, in a graph without detours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from keras import layers as L  # noqa: N812
+
+from edgeseq.errors import UnsupportedLayerError
+from edgeseq.export.convert import to_onnx
+from edgeseq.export.verify import compare
+from tests.export.families import FAMILIES, chain, time_distributed
+from tests.export.small_models import CHANNELS, function
+
+Randomise = Callable[..., Any]
+Array = np.ndarray[Any, Any]
+
+LENGTHS = (1, 2, 7, 77, 300)
+BATCHES = (1, 2, 5)
+
+# What a detour looks like: a loop, or the SpaceToBatch with which TensorFlow emulates a dilation.
+DETOURS = {"Loop", "Scan", "If", "ReverseSequence", "SpaceToBatch", "SpaceToDepth"}
+
+pytestmark = [
+    # Layers that warn of a mask that they lose, and a softmax over the one step of a sequence of one.
+    pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
+]
+
+
+def _parameters() -> list[Any]:
+    marks = {name: pytest.mark.extended if family.extended else () for name, family in FAMILIES.items()}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
+def _inputs(model: Any, length: int, *, padded: bool) -> Array:
+    """Five sequences, of which the first is full; if padded, the second has one step and the others some."""
+    rng = np.random.default_rng(length)
+    dtype, batch = model.inputs[0].dtype, max(BATCHES)
+    if dtype == "float32":
+        x = rng.normal(size=(batch, length, CHANNELS)).astype(np.float32)
+    else:
+        x = rng.integers(1, 11, size=(batch, length)).astype(dtype)
+    if padded:
+        for row, steps in enumerate((length, 1, length // 2, length - 1, length // 3)):
+            x[row, max(steps, 1) :] = 0
+    return x
+
+
+def _session(model: ir.Model) -> Any:
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in ir.traversal.RecursiveGraphIterator(model.graph)]
+
+
+@pytest.mark.parametrize("name", _parameters())
+def test_equals_keras(name: str, randomise: Randomise) -> None:
+    family = FAMILIES[name]
+    model = randomise(family.build())
+    converted = to_onnx(model).model
+    assert not DETOURS.intersection(_operators(converted))
+    ort_session = _session(converted)
+    for length in LENGTHS:
+        if length < family.min_length:
+            continue
+        x = _inputs(model, length, padded=family.padded)
+        expected = np.asarray(model(x, training=False))
+        for batch in BATCHES if name != "constant of higher rank" else BATCHES[-1:]:  # which drops the batch
+            (got,) = ort_session.run(["output"], {"input": x[:batch]})
+            compare(expected[:batch], got, f"{name}, {length} steps, batch {batch}")
+
+
+def test_the_catalogue_is_broad() -> None:
+    assert len(FAMILIES) > 450
+    assert sum(family.extended for family in FAMILIES.values()) < len(FAMILIES) / 2
+
+
+BUDGETS: dict[str, int] = {
+    "keras-tcn TCN, default": 40,
+    "edgeseq TCN": 17,
+    "edgeseq TCN, padding='same'": 17,
+    "Bidirectional(LSTM), merge_mode='concat'": 8,
+    "Bidirectional(GRU), merge_mode='concat'": 8,
+    "bilstm_tagger, cell='gru'": 10,
+    "bilstm_text_tagger": 12,
+    "Masking, LSTM": 16,
+    "Conv1D(filters=6, groups=2, kernel_size=3, padding='same', strides=1, dilation_rate=2)": 5,
+    "DepthwiseConv1D(depth_multiplier=3, kernel_size=3, padding='same', strides=1, dilation_rate=2)": 5,
+    "SeparableConv1D(filters=6, depth_multiplier=2, kernel_size=3, padding='same', strides=1, dilation_rate=2)": 6,
+    "Conv1DTranspose(filters=3, kernel_size=3, padding='same', strides=2)": 5,
+    "MaxPooling1D(pool_size=2, strides=None, padding='valid')": 5,
+    "AveragePooling1D(pool_size=3, strides=1, padding='same')": 5,
+    "UpSampling1D(2)": 6,
+    "ZeroPadding1D, then Conv1D 'valid'": 3,
+    "BatchNormalization": 4,
+    "GroupNormalization": 11,
+    "Reshape": 3,
+}
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_node_budget(name: str, randomise: Randomise) -> None:
+    operators = _operators(to_onnx(randomise(FAMILIES[name].build())).model)
+    assert len(operators) <= BUDGETS[name], operators
+
+
+def test_layers_that_act_in_training_only_are_reported(randomise: Randomise) -> None:
+    model = chain(L.Dropout(0.5), L.GaussianNoise(0.1, name="noise"), L.Dense(2))
+    told = {(layer.kind, layer.why) for layer in to_onnx(randomise(model)).lowered}
+    assert {("Dropout", "acts in training only"), ("GaussianNoise", "acts in training only")} <= told
+
+
+class _ThirdCell(L.Layer):  # type: ignore[misc]
+    """A cell that a user wrote."""
+
+    state_size = 3
+
+    def call(self, inputs: Any, states: Any) -> Any:
+        return states[0] + inputs[:, :3], [states[0] + inputs[:, :3]]
+
+
+class _AlwaysTraining(L.Wrapper):  # type: ignore[misc]
+    """What Monte Carlo dropout does."""
+
+    def call(self, inputs: Any) -> Any:
+        return self.layer(inputs, training=True)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "dropout at inference": (lambda: chain(_AlwaysTraining(L.Dropout(0.5))), "called with training=True"),
+    "batch statistics at inference": (
+        lambda: chain(_AlwaysTraining(L.BatchNormalization())),
+        "called with training=True also at inference",
+    ),
+    "recurrent dropout at inference": (
+        lambda: chain(_AlwaysTraining(L.LSTM(3, dropout=0.5))),
+        "called with training=True",
+    ),
+    "recurrent dropout at inference, both ways": (
+        lambda: chain(_AlwaysTraining(L.Bidirectional(L.LSTM(3, recurrent_dropout=0.5)))),
+        "called with training=True",
+    ),
+    "an activation that ONNX does not name": (
+        lambda: chain(L.GRU(3, recurrent_activation="gelu")),
+        "no activation 'gelu'; use one of elu, hard_sigmoid",
+    ),
+    "a cell of the user's own": (lambda: chain(L.RNN(_ThirdCell())), "no recurrent operator for the cell _ThirdCell"),
+    "a stack with such a cell": (
+        lambda: chain(L.RNN([L.LSTMCell(3), _ThirdCell()])),
+        "no recurrent operator for the cell _ThirdCell",
+    ),
+    "windows that leave steps out, padded": (
+        lambda: chain(L.MaxPooling1D(3, strides=4, padding="same")),
+        "strides=4 above the window of 3 steps",
+    ),
+    "adaptive pooling": (lambda: chain(L.AdaptiveMaxPooling1D(3)), "windows that depend on the length"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_a_reason(case: str) -> None:
+    build, message = REFUSED[case]
+    with pytest.raises(UnsupportedLayerError, match=message):
+        to_onnx(build())
+
+
+@pytest.mark.parametrize("layer", ["Conv1D", "MaxPooling1D", "AveragePooling1D", "SeparableConv1D"])
+@pytest.mark.parametrize(("size", "stride"), [(1, 4), (2, 3), (2, 5), (3, 2)])
+def test_same_padding_at_every_length(layer: str, size: int, stride: int, randomise: Randomise) -> None:
+    # ONNX Runtime takes some lengths for negative padding where the stride is above the size.
+    own = (3,) if "Conv" in layer else ()
+    model = randomise(chain(getattr(L, layer)(*own, size, strides=stride, padding="same")))
+    ort_session = _session(to_onnx(model).model)
+    for length in range(1, 13):
+        x = _inputs(model, length, padded=False)
+        compare(np.asarray(model(x)), ort_session.run(None, {"input": x})[0], f"{length} steps")
+
+
+def test_stateful_bidirectional_is_refused() -> None:
+    inputs = keras.Input(batch_shape=(1, None, 2))
+    model = keras.Model(inputs, L.Bidirectional(L.LSTM(3, stateful=True))(inputs))
+    with pytest.raises(UnsupportedLayerError, match="stateful=True"):
+        to_onnx(model)
+
+
+def test_an_infinite_value_of_the_side_not_chosen_stays_out(randomise: Randomise) -> None:
+    # tf2onnx writes a choice as a sum of products with 0 and 1, and 0 times infinity is not a number.
+    model = function(lambda x: keras.ops.where(x > 0, x, keras.ops.exp(x * -100.0)))
+    x = np.array([[[1.0, 2.0, 3.0, 4.0], [-0.1, 0.5, -0.2, 9.0]]], np.float32)
+    (got,) = _session(to_onnx(model).model).run(None, {"input": x})
+    assert np.isfinite(got).all()
+    compare(np.asarray(model(x)), got, "a choice")
+
+
+def test_time_distributed_keeps_the_batch_and_the_time_apart(randomise: Randomise) -> None:
+    model = randomise(chain(time_distributed()))
+    x = _inputs(model, 77, padded=False)[:2]
+    (got,) = _session(to_onnx(model).model).run(None, {"input": x})
+    assert got.shape == (2, 77, 3)
