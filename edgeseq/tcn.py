@@ -308,6 +308,7 @@ class TCN(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
         self.return_sequences = bool(return_sequences)
         self.go_backwards = bool(go_backwards)
         self.return_state = bool(return_state)
+        self.stateful = False  # asked for by Bidirectional, which also passes initial_state=None to call()
         self.residual_blocks: list[Any] = [
             ResidualBlock(
                 dilation_rate=dilation_rate,
@@ -387,8 +388,10 @@ class TCN(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no types
             shape, _ = block.compute_output_shape(shape)
         self.built = True
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return (B, T, F) with `return_sequences`, else (B, F)."""
+    def call(self, inputs: Any, training: bool | None = None, initial_state: None = None) -> Any:
+        """Return (B, T, F) with `return_sequences`, else (B, F). `Bidirectional` passes an `initial_state` of None."""
+        if initial_state is not None:
+            raise config_error("initial_state", "None", initial_state, "a TCN has no state to start from")
         x = keras.ops.flip(inputs, axis=1) if self.go_backwards else inputs
         branches = []
         for block in self.residual_blocks:

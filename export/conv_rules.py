@@ -71,9 +71,22 @@ def _conv1d_transpose(native: NativeOps, layer: Any, inputs: Any) -> Any:
 def _pooling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
     # "same" leaves the padding out of an average in both Keras and ONNX.
     (size,), (stride,) = np.atleast_1d(layer.pool_size).tolist(), np.atleast_1d(layer.strides).tolist()
-    op_type = "MaxPool" if isinstance(layer, L.MaxPooling1D) else "AveragePool"
     attributes = {"kernel_shape": [size], "strides": [stride], **_padding(layer, size - 1, stride)}
-    return _along_time(native, layer, inputs, lambda onnx, x: onnx.op(op_type, x, **attributes))
+    by_length = _pads_by_length(layer, size - 1, stride)
+
+    def maximum(onnx: Emitter, x: str) -> str:
+        x = _padded_by_length(onnx, x, size - 1, stride, fill=-np.inf) if by_length else x
+        return onnx.op("MaxPool", x, **attributes)
+
+    def average(onnx: Emitter, x: str) -> str:
+        if not by_length:
+            return onnx.op("AveragePool", x, **attributes)
+        like_one = onnx.op("Concat", onnx.integers(1, 1), onnx.op("Shape", x, start=2), axis=0)
+        there = onnx.op("Expand", onnx.constant(np.ones(1, np.float32)), like_one)
+        padded = (_padded_by_length(onnx, each, size - 1, stride) for each in (x, there))
+        return onnx.op("Div", *(onnx.op("AveragePool", each, **attributes) for each in padded))
+
+    return _along_time(native, layer, inputs, maximum if isinstance(layer, L.MaxPooling1D) else average)
 
 
 @register_lowering(L.UpSampling1D, why="Tile and Reshape, where Keras computes shapes at run time")
@@ -127,8 +140,11 @@ class _Conv:
             "group": groups,
             **_padding(layer, (size - 1) * dilation, stride),
         }
+        self._by_length = _pads_by_length(layer, (size - 1) * dilation, stride)
+        self._reach, self._stride = (size - 1) * dilation, stride
 
     def __call__(self, onnx: Emitter, x: str) -> str:
+        x = _padded_by_length(onnx, x, self._reach, self._stride) if self._by_length else x
         return onnx.op("Conv", x, *(onnx.constant(w) for w in self._weights), **self._attributes)
 
 
@@ -144,12 +160,26 @@ def _padding(layer: Any, reach: int, stride: int) -> dict[str, Any]:
         return {"auto_pad": "SAME_UPPER"}  # how much depends on the length, as in TensorFlow
     # Where windows leave steps out, ONNX Runtime takes some lengths for negative padding: pooling fails and a
     # convolution starts late. Up to two steps need no padding before, and one after does not add a window.
-    if reach < 2:
-        return {"pads": [0, reach]}
-    raise UnsupportedLayerError(
-        f"layer {layer.name!r}: padding='same' with strides={stride} above the window of {reach + 1} steps is padded "
-        "differently by ONNX Runtime; use padding='valid', after a ZeroPadding1D where the edges matter"
-    )
+    return {"pads": [0, reach if reach < 2 else 0]}
+
+
+def _pads_by_length(layer: Any, reach: int, stride: int) -> bool:
+    """Whether the padding must be computed from the length, since no attribute says it."""
+    return layer.padding == "same" and stride > reach + 1 > 2
+
+
+def _padded_by_length(onnx: Emitter, x: str, reach: int, stride: int, fill: float = 0.0) -> str:
+    """(B, C, T) with what the last window lacks, half of it before: max(reach - (T - 1) mod stride, 0) steps.
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    """
+    last = onnx.op("Sub", onnx.op("Shape", x, start=2), onnx.integers(1))
+    into_the_stride = onnx.op("Mod", last, onnx.integers(stride))
+    lacking = onnx.op("Max", onnx.op("Sub", onnx.integers(reach), into_the_stride), onnx.integers(0))
+    before = onnx.op("Div", lacking, onnx.integers(2))
+    none = onnx.integers(0, 0)
+    pads = onnx.op("Concat", none, before, none, onnx.op("Sub", lacking, before), axis=0)
+    return onnx.op("Pad", x, pads, onnx.constant(np.array(fill, np.float32)))
 
 
 def _depthwise(kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

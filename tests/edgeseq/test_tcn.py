@@ -449,6 +449,10 @@ class TestErrors:
             TCN(**{"nb_filters": 3, "dilations": [1, 2], **arguments})
         assert isinstance(caught.value, ValueError)
 
+    def test_a_state_to_start_from(self) -> None:
+        with pytest.raises(ConfigError, match=r"initial_state: expected None, got .*; a TCN has no state to start from"):
+            TCN(3)(np.zeros((1, 4, 2), np.float32), initial_state=np.zeros((1, 3)))
+
     def test_a_layer_as_activation(self) -> None:
         with pytest.raises(ConfigError, match=r"expected a name or a function, got .*LeakyReLU.*leaky_relu"):
             TCN(3, activation=keras.layers.LeakyReLU())

@@ -1,7 +1,7 @@
 """The catalogue of model families that the exporter is held to: one small model for each thing that a layer can do.
 
-The tests convert and compare every family; the compatibility table lists them by these names. Every model takes
-(batch, time, 4) or tokens (batch, time) below 11, batch and time unknown, and has one output.
+The tests export and compare every family; the compatibility table lists them by these names. But for the last three
+groups every model takes (batch, time, 4) or tokens (batch, time) below 11, batch and time unknown, and has one output.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.export import layer_families as layers
 from tests.export import recurrent_families as recurrent
+from tests.export import whole_models as models
 from tests.export.small_models import SMALL, Build, chain, time_distributed
 
 __all__ = ["FAMILIES", "SMALL", "Family", "chain", "time_distributed"]
@@ -52,6 +53,9 @@ def _groups() -> Iterable[tuple[str, Iterable[Any], bool]]:
     yield "training only", layers.training_only(), False
     yield "attention", layers.attention(), False
     yield "composition", layers.composition(), False
+    yield "several inputs and outputs", models.ports(), False
+    yield "built for one length", models.of_one_length(), False
+    yield "stateful", models.with_memory(), False
 
 
 def _catalogue() -> dict[str, Family]:

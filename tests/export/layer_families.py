@@ -68,14 +68,15 @@ def tcns() -> Iterator[Entry]:
                 f"{owner}, padding={padding!r}, one step out",
                 lambda layer=layer, padding=padding: chain(layer(padding=padding, **SMALL), L.Dense(2)),
             )
-    yield (
-        "Bidirectional(keras-tcn TCN)",
-        lambda: chain(L.Bidirectional(KerasTCN(return_sequences=True, **SMALL)), L.Dense(2)),
-    )
-    yield (
-        "Bidirectional(keras-tcn TCN), one step out",
-        lambda: chain(L.Bidirectional(KerasTCN(**SMALL), merge_mode="sum"), L.Dense(2)),
-    )
+        both_ways = {"merge_mode='concat'": True, "merge_mode='sum', one step out": False}
+        for name, sequences in both_ways.items():
+            merge_mode = name.split("'")[1]
+            yield (
+                f"Bidirectional({owner}), {name}",
+                lambda layer=layer, seq=sequences, mode=merge_mode: chain(
+                    L.Bidirectional(layer(return_sequences=seq, **SMALL), merge_mode=mode), L.Dense(2)
+                ),
+            )
     yield "keras-tcn TCN, default", lambda: chain(KerasTCN(return_sequences=True, use_batch_norm=True))
 
 
@@ -148,6 +149,12 @@ def convolutions() -> Iterator[Entry]:
             partial(_convolution, layer, **options),
             {"min_length": shortest, "extended": further},
         )
+    for layer, own in ((L.Conv1D, {"filters": 3}), (L.DepthwiseConv1D, {}), (L.SeparableConv1D, {"filters": 3})):
+        options = {**own, "kernel_size": 3, "padding": "same", "strides": 5}  # windows that leave steps out
+        yield f"{layer.__name__}({spelled(options)})", partial(_convolution, layer, **options)
+    for size in (2, 3):
+        options = {"filters": 3, "kernel_size": size, "strides": 2, "output_padding": 1}
+        yield f"Conv1DTranspose({spelled(options)})", partial(_convolution, L.Conv1DTranspose, **options)
     for padding, stride, size, dilation in itertools.product(("valid", "same"), (1, 2, 3), (2, 3, 5), (1, 2)):
         if stride == 1 or dilation == 1:
             options = {"filters": 3, "kernel_size": size, "padding": padding, "strides": stride}
@@ -162,7 +169,7 @@ def convolutions() -> Iterator[Entry]:
 def poolings() -> Iterator[Entry]:
     """Every combination of the windowed pooling layers, with the shortest sequence that Keras itself can run."""
     for layer, padding, size, stride in itertools.product(
-        (L.MaxPooling1D, L.AveragePooling1D), ("valid", "same"), (2, 3), (None, 1, 2, 3)
+        (L.MaxPooling1D, L.AveragePooling1D), ("valid", "same"), (2, 3), (None, 1, 2, 3, 5)
     ):
         options = {"pool_size": size, "strides": stride, "padding": padding}
         yield (
