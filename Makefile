@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-extended check format gpu clean
+.PHONY: help demo test test-extended check format compatibility gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -29,6 +29,9 @@ check: $(READY)  ## Lint, format check, types, doctests
 format: $(READY)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+compatibility: $(READY)  ## Export every family with edgeseq and with Keras, and write docs/compatibility.md (long)
+	$(BIN)/python -m tests.export.compatibility
 
 gpu: $(READY)  ## Compare training speed on the CPU and on a GPU, where there is one
 	$(BIN)/python -m demos.train_speed

@@ -343,6 +343,8 @@ def _constant_along_time(node: ir.Node, value: ir.Value, x: Timed) -> None:
     """Refuse a constant that has another value at another step, or that the step tensor's extra axis would shift."""
     if value.shape is None:
         raise refuse(node, "the shape of a constant is unknown", "give it as an initializer")
+    if len(value.shape) > x.rank:
+        raise refuse(node, f"a constant of shape {list(value.shape)} adds axes before time", "drop its leading axes")
     for axis, size in enumerate(value.shape, start=x.rank - len(value.shape)):
         if size != 1 and (axis == x.axis if not x.gone else axis < x.axis):
             raise refuse(

@@ -132,7 +132,8 @@ def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] =
             expected = np.stack([offline.run(x[: t + 1]) for t in steps])
         for way, got in _streamed(model, x, rng):
             where = f"{offline_path.name} and {stream_path.name} {way} on {len(x)} samples"
-            worst = max(worst, compare(expected, got[steps], where, tolerance=tolerance))
+            here = got[steps] if len(got) == len(x) else got  # another length is told as the wrong shape that it is
+            worst = max(worst, compare(expected, here, where, tolerance=tolerance))
     return worst
 
 

@@ -25,7 +25,6 @@ from tests.export.small_models import (
     chain,
     function,
     spelled,
-    time_distributed,
 )
 
 with warnings.catch_warnings():
@@ -61,7 +60,7 @@ def tcns() -> Iterator[Entry]:
             settings = {**SMALL, **option}
             yield (
                 ", ".join(part for part in (owner, name) if part),
-                lambda layer=layer, s=settings: chain(layer(return_sequences=True, **s), time_distributed()),
+                lambda layer=layer, s=settings: chain(layer(return_sequences=True, **s), L.Dense(3)),
             )
         for padding in ("causal", "same"):
             yield (
@@ -349,7 +348,7 @@ def composition() -> Iterator[Entry]:
     )
     yield "Sequential in a functional model", lambda: chain(keras.Sequential([L.Dense(5), L.LSTM(3)]), L.Dense(2))
     yield "shared layer", _shared
-    yield "user-made layer", lambda: chain(Doubling(), time_distributed())
+    yield "user-made layer", lambda: chain(Doubling(), L.Dense(3))
     yield "subclasses of layers", lambda: chain(L.Bidirectional(Renamed(3, return_sequences=True)), Halved(3))
     yield "LoRA", _lora
     yield "Lambda", lambda: chain(L.Lambda(lambda x: x[:, ::2] * 2.0), L.Dense(2))
@@ -361,5 +360,5 @@ def composition() -> Iterator[Entry]:
     )
     yield "CNN, then BiLSTM", lambda: chain(
         L.Conv1D(6, 3, padding="same"), L.BatchNormalization(), L.ReLU(), L.MaxPooling1D(2, padding="same"),
-        L.Bidirectional(L.LSTM(4, return_sequences=True)), time_distributed(),
+        L.Bidirectional(L.LSTM(4, return_sequences=True)), L.Dense(3),
     )  # fmt: skip

@@ -12,6 +12,12 @@ from keras import layers as L  # noqa: N812
 from edgeseq.export.oracle import keras_outputs
 
 
+def outputs(model: Any, inputs: list[Any]) -> list[Any]:
+    got = keras_outputs(model, inputs)
+    assert not isinstance(got, Exception)
+    return got
+
+
 def zeros(batch: int, length: int) -> list[Any]:
     return [np.zeros((batch, length, 3), np.float32)]
 
@@ -22,7 +28,7 @@ def test_a_pool_without_a_window_does_not_end_the_process() -> None:
     error = keras_outputs(model, zeros(1, 2))  # TensorFlow divides by zero in C++ here
     assert isinstance(error, ValueError)
     assert "Computed output size would be zero or negative" in str(error)
-    (y,) = keras_outputs(model, zeros(1, 3))
+    (y,) = outputs(model, zeros(1, 3))
     assert y.shape == (1, 3, 3)
 
 
@@ -55,7 +61,7 @@ def test_an_average_over_nothing_is_no_output(length: int, fails: bool) -> None:
 def test_several_outputs_in_the_order_of_the_model() -> None:
     inputs = keras.Input((None, 3))
     model = keras.Model(inputs, {"b": inputs + 1, "a": inputs[:, -1]})
-    assert [y.shape for y in keras_outputs(model, zeros(2, 5))] == [(2, 3), (2, 5, 3)]
+    assert [y.shape for y in outputs(model, zeros(2, 5))] == [(2, 3), (2, 5, 3)]
 
 
 def test_a_state_is_given_back() -> None:
@@ -63,7 +69,7 @@ def test_a_state_is_given_back() -> None:
     layer = L.GRU(2, stateful=True)
     model = keras.Model(inputs, layer(inputs))
     layer.states[0].assign(np.full((1, 2), 0.5))
-    (first,) = keras_outputs(model, zeros(1, 4))
-    (second,) = keras_outputs(model, zeros(1, 4))
+    (first,) = outputs(model, zeros(1, 4))
+    (second,) = outputs(model, zeros(1, 4))
     assert np.array_equal(first, second)
     assert np.array_equal(layer.states[0], np.full((1, 2), 0.5))

@@ -238,6 +238,7 @@ REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
         {"A": np.array([3]), "B": np.array([2**31 - 1]), "C": np.array([1])},
         "it cuts the sequence at a fixed place",
     ),
+    "constant of higher rank": ("output = Add(input, C)", {"C": weights(1, 1, 1, 4)}, "adds axes before time"),
     "positional constant": ("output = Add(input, C)", {"C": weights(7, 4)}, "varies along time"),
     "length of the sequence": (
         "s = Shape(input) f = Cast<to=1>(s) m = ReduceMax<keepdims=1>(f) output = Add(input, m)",

@@ -26,7 +26,7 @@ def ports() -> Iterator[Entry]:
 def _two_sensors() -> Any:
     a, b = keras.Input((None, CHANNELS), name="acc"), keras.Input((None, CHANNELS), name="gyro")
     joined = L.Concatenate()([L.Conv1D(3, 2, padding="causal")(a), L.GRU(3, return_sequences=True)(b)])
-    return keras.Model([a, b], time_distributed()(joined))
+    return keras.Model([a, b], L.Dense(3)(joined))
 
 
 def _given_state() -> Any:
@@ -43,18 +43,18 @@ def _sensor_and_tokens() -> Any:
 def _outputs(arranged: Callable[[Any, Any], Any]) -> Any:
     x = keras.Input((None, CHANNELS))
     hidden = L.Bidirectional(L.GRU(3, return_sequences=True))(x)
-    return keras.Model(x, arranged(time_distributed()(hidden), L.Dense(2)(L.GlobalMaxPooling1D()(hidden))))
+    return keras.Model(x, arranged(L.Dense(3)(hidden), L.Dense(2)(L.GlobalMaxPooling1D()(hidden))))
 
 
 def of_one_length() -> Iterator[Entry]:
     """Built for twenty steps; all but the last two work for any."""
-    yield "Bidirectional(LSTM), TimeDistributed(Dense)", lambda: _built(_bilstm)
-    yield "TCN, TimeDistributed(Dense)", lambda: _built(lambda x: time_distributed()(_tcn(x)))
-    yield "GRU, Dense", lambda: _built(lambda x: L.Dense(2)(L.GRU(3)(x)))
-    yield "Conv1D, MaxPooling1D, GlobalAveragePooling1D", lambda: _built(_pooled)
-    yield "MultiHeadAttention", lambda: _built(lambda x: L.MultiHeadAttention(2, 3)(x, x))
-    yield "Flatten, Dense", lambda: _built(lambda x: L.Dense(2)(L.Flatten()(x)))
-    yield "Permute, Dense", lambda: _built(lambda x: L.Permute((2, 1))(L.Dense(5)(L.Permute((2, 1))(x))))
+    yield "Bidirectional(LSTM), TimeDistributed(Dense), of 20 steps", lambda: _built(_bilstm)
+    yield "TCN, Dense, of 20 steps", lambda: _built(lambda x: L.Dense(3)(_tcn(x)))
+    yield "GRU, Dense, of 20 steps", lambda: _built(lambda x: L.Dense(2)(L.GRU(3)(x)))
+    yield "Conv1D, MaxPooling1D, GlobalAveragePooling1D, of 20 steps", lambda: _built(_pooled)
+    yield "MultiHeadAttention, of 20 steps", lambda: _built(lambda x: L.MultiHeadAttention(2, 3)(x, x))
+    yield "Flatten, Dense, of 20 steps", lambda: _built(lambda x: L.Dense(2)(L.Flatten()(x)))
+    yield "Permute, Dense, of 20 steps", lambda: _built(lambda x: L.Permute((2, 1))(L.Dense(5)(L.Permute((2, 1))(x))))
 
 
 def _built(stack: Callable[[Any], Any], batch: int | None = None, length: int | None = 20) -> Any:

@@ -1,0 +1,1 @@
+"""Tests of edgeseq.export, and the catalogue of model families."""

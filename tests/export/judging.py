@@ -1,0 +1,114 @@
+"""Whether an ONNX file computes what a Keras model does: the one judge of the family tests and of the table.
+
+It runs any file whose ports are in the model's order, ours or another exporter's, on lengths and batches that no
+exporter has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from edgeseq.errors import VerificationError
+from edgeseq.export.oracle import keras_outputs
+from edgeseq.export.reasons import reason
+from edgeseq.export.signature import Signature, signature
+from edgeseq.export.verify import TOLERANCE, compare
+
+LENGTHS, BATCHES = (1, 2, 7, 77, 300), (1, 2, 5)
+VOCABULARY = 11
+
+# What a detour looks like: a loop, or the SpaceToBatch with which TensorFlow emulates a dilation.
+DETOURS = {"Loop", "Scan", "If", "ReverseSequence", "SpaceToBatch", "SpaceToDepth"}
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``detour``: right, but by a loop or an emulation; ``detail`` says what is wrong."""
+
+    kind: Literal["right", "detour", "wrong", "error"]
+    detail: str = ""
+    n_nodes: int | None = None
+
+
+def judge(
+    model: Any, path: Path, *, padded: bool = False, min_length: int = 1, tolerance: float = TOLERANCE
+) -> Verdict:
+    """Compare a file with a Keras model on batches of 1, 2 and 5 and on every length, or on the one that it takes."""
+    operators = _operators(onnx.load(path).graph)
+    n_nodes = len(operators)
+    try:
+        ort_session = ort.InferenceSession(path, _silent(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT's exception classes have no public common base
+        return Verdict("error", f"ONNX Runtime cannot open it: {reason(error)[:90]}", n_nodes)
+    try:
+        for inputs, expected, batch in _cases(model, padded=padded, min_length=min_length):
+            feeds = {port.name: x[:batch] for port, x in zip(ort_session.get_inputs(), inputs, strict=True)}
+            where = f"{', '.join(str(x[:batch].shape) for x in inputs)}"
+            for y, got in zip(expected, _run(ort_session, feeds, where), strict=True):
+                compare(y[:batch], got, where, tolerance=tolerance)
+    except VerificationError as error:
+        return Verdict("wrong", str(error).removesuffix("; nothing was written"), n_nodes)
+    if detours := DETOURS.intersection(operators):
+        return Verdict("detour", ", ".join(sorted(detours)), n_nodes)
+    return Verdict("right", "", n_nodes)
+
+
+def _cases(model: Any, *, padded: bool, min_length: int) -> Iterator[tuple[list[Array], list[Array], int]]:
+    ports = signature(model)
+    for length in LENGTHS if ports.any_length else (0,):
+        if length < min_length and ports.any_length:
+            continue
+        inputs = _inputs(ports, length, padded=padded)
+        expected = keras_outputs(model, inputs)
+        assert not isinstance(expected, Exception), f"Keras at {length} steps: {expected}"
+        for batch in BATCHES if ports.batch is None else (ports.batch,):
+            yield inputs, expected, batch
+
+
+def _inputs(ports: Signature, length: int, *, padded: bool) -> list[Array]:
+    """Five sequences (or the batch that the model takes); if padded, all but the first end in zeros."""
+    rng, batch = np.random.default_rng(length), ports.batch or max(BATCHES)
+    inputs = []
+    for port in ports.inputs:
+        shape = (batch, *(length if n is None else n for n in port.array_shape))
+        if port.dtype == "float32":
+            x = rng.normal(size=shape).astype(np.float32)
+        else:
+            x = rng.integers(1, VOCABULARY, size=shape).astype(port.dtype)
+        if padded:
+            for row, steps in enumerate((length, 1, length // 2, length - 1, length // 3)):
+                x[row, max(steps, 1) :] = 0
+        inputs.append(x)
+    return inputs
+
+
+def _run(ort_session: Any, feeds: dict[str, Array], where: str) -> list[Array]:
+    try:
+        return ort_session.run(None, feeds)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise VerificationError(f"{where}: ONNX Runtime fails: {reason(error)[:90]}") from error
+
+
+def _operators(graph: Any) -> list[str]:
+    """Of the graph and of its subgraphs."""
+    found = []
+    for node in graph.node:
+        found.append(node.op_type)
+        for attribute in node.attribute:
+            found += _operators(attribute.g)
+    return found
+
+
+def _silent() -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return options
