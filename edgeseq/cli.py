@@ -112,6 +112,7 @@ def export(
         "nodes": f"{report.n_nodes_before} as converted, {report.n_nodes} in the file",
         "differs from Keras by": f"{differences} of the output's scale, at most {seen.tolerance:.0e} allowed "
         f"({seen.n_sequences} sequences)",
+        "export and verification": f"{report.took_s:.1f} s",
         **_lowered_rows(report.lowered),
     }
     if report.one_length is not None:

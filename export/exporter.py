@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class ExportReport:
     ``stream`` is None for a model that has no exact step graph; ``not_streamable`` then says why. ``one_length`` says
     why the files take the model's own length alone, and is None where they take any. ``lowered`` lists the layers that
     were not traced as Keras wrote them. ``n_nodes_before`` counts what tf2onnx made, ``n_nodes`` what the clean-up left
-    of it. ``loops`` names the Loop, Scan and If nodes in it: exact, but slow.
+    of it. ``loops`` names the Loop, Scan and If nodes in it: exact, but slow. ``took_s`` includes the verification.
     """
 
     offline: Path
@@ -55,6 +56,7 @@ class ExportReport:
     loops: tuple[str, ...]
     offline_bytes: int
     opset: int
+    took_s: float
 
 
 def export_model(
@@ -100,6 +102,7 @@ def export_model(
         ...     report.offline.name, report.stream.name
         ('gesture.onnx', 'gesture.stream.onnx')
     """
+    start = perf_counter()
     about = About(file_stem(name or str(getattr(keras_model, "name", "model"))), feature_names, label_names, rate_hz)
     with tempfile.TemporaryDirectory() as scratch:
         make = partial(_make, Path(scratch), about, check_inputs)
@@ -119,6 +122,7 @@ def export_model(
         loops=tuple(f"{node.name} ({node.op_type})" for node in graph if node.op_type in ("Loop", "Scan", "If")),
         offline_bytes=written[0].stat().st_size,
         opset=OPSET,
+        took_s=perf_counter() - start,
     )
 
 

@@ -450,7 +450,9 @@ class TestErrors:
         assert isinstance(caught.value, ValueError)
 
     def test_a_state_to_start_from(self) -> None:
-        with pytest.raises(ConfigError, match=r"initial_state: expected None, got .*; a TCN has no state to start from"):
+        with pytest.raises(
+            ConfigError, match=r"initial_state: expected None, got .*; a TCN has no state to start from"
+        ):
             TCN(3)(np.zeros((1, 4, 2), np.float32), initial_state=np.zeros((1, 3)))
 
     def test_a_layer_as_activation(self) -> None:

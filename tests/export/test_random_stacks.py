@@ -127,11 +127,11 @@ BLOCKS += [_pointwise, _pointwise, _residual, _attention, _nested]
 
 HEADS: list[Callable[[Any], Any]] = [
     lambda x: x,
-    lambda x: L.TimeDistributed(L.Dense(3, activation="softmax"))(x),  # noqa: PLW0108  a new layer every time
+    lambda x: L.TimeDistributed(L.Dense(3, activation="softmax"))(x),
     lambda x: L.Dense(2)(L.GlobalAveragePooling1D()(x)),
     lambda x: L.Dense(2)(L.GlobalMaxPooling1D()(x)),
-    lambda x: L.Bidirectional(L.LSTM(2))(x),  # noqa: PLW0108
-    lambda x: L.GRU(3, go_backwards=True)(x),  # noqa: PLW0108
+    lambda x: L.Bidirectional(L.LSTM(2))(x),
+    lambda x: L.GRU(3, go_backwards=True)(x),
 ]
 
 
