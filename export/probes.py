@@ -1,7 +1,6 @@
 """The sequences on which an export is verified: random ones that fit the model, and the user's own.
 
-Owns what must be known of a Keras model for that: the range of its tokens, and where it masks steps. A masked step is
-padding; Keras' and ONNX' recurrent layers may differ there by definition, so only valid steps are compared.
+Owns what must be known of a Keras model for that: the range of its tokens, and the values with which it masks steps.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Inputs = list[Array]  # one array for each input of the model, batch first
 
 
 def batches(keras_model: Any, ports: Signature, own: Sequence[Inputs], more_lengths: Sequence[int]) -> Iterator[Inputs]:
-    """One to three random sequences of each length, the last one padded where the model masks; then ``own``.
+    """One to three random sequences of each length, the last one with masked steps where the model masks; then ``own``.
 
     A model of one length is given that length alone, and one of a fixed batch that batch.
     """
@@ -39,6 +38,7 @@ def batches(keras_model: Any, ports: Signature, own: Sequence[Inputs], more_leng
         for x, padding in zip(inputs, paddings, strict=True):
             if padding is not None and len(x) > 1:
                 x[-1, (x.shape[1] + 1) // 2 :] = padding
+                x[-1, x.shape[1] // 4] = padding
         yield inputs
     for sequence in own:
         yield [np.repeat(x[None], ports.batch or 1, axis=0) for x in sequence]
@@ -56,7 +56,7 @@ def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, vocabular
 
 
 def valid_steps(keras_model: Any, ports: Signature, inputs: Inputs) -> Array | None:
-    """Which steps of (B, T, ...) are no padding, (B, T); None for a model that masks nothing."""
+    """Which steps of (B, T, ...) are not masked, (B, T); None for a model that masks nothing."""
     masks = [
         np.any(np.not_equal(x, padding).reshape(*x.shape[:2], -1), axis=-1)
         for x, padding in zip(inputs, _paddings(keras_model, ports), strict=True)

@@ -1,9 +1,8 @@
 """Recurrent Keras layers as the native ONNX operators LSTM, GRU and RNN.
 
-Owns the translation of weights (gate order and bias layout), activations, masks and directions. Refuses an activation
-that ONNX does not name, cells of the user's own, and ``stateful=True``. A mask becomes ``sequence_lens``, so it must be
-padding at the end; there a step returns what it does in Keras: zeros from a ``Bidirectional``, the last output again
-from a layer on its own.
+Owns the translation of weights (gate order and bias layout), activations and directions. Refuses an activation that
+ONNX does not name and cells of the user's own. Invariant: with a mask (``edgeseq.export.masks``) as without, every step
+is what it is in Keras. A ``stateful=True`` layer starts every sequence anew: state is the stream's, never the file's.
 
 Sources: ONNX operators LSTM, GRU, RNN (https://onnx.ai/onnx/operators/); Keras gate orders i, f, c, o and z, r, h.
 """
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgeseq.errors import UnsupportedLayerError
+from edgeseq.export import masks
 from edgeseq.export.native import Emitter, NativeOps, weight
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -58,24 +58,25 @@ _ACTIVATIONS: dict[Any, tuple[str, float | None, float | None]] = {
 
 def one_direction(native: NativeOps, layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
     """``LSTM``, ``GRU``, ``SimpleRNN`` or ``RNN`` of their cells: (B, T, C) to (B, T, U), or to (B, U)."""
-    refuse_memory(layer)
-    cells = _cells(layer)
-    lengths = _lengths(mask)
+    cells, mask = _cells(layer), _boolean(mask)
     stacked = isinstance(layer.cell, keras.layers.StackedRNNCells)  # whose states are in one list for each cell
     given = _as_list(initial_state) if stacked else [initial_state]
-    y, ends = x, []
+    y, ends = x if mask is None else masks.compact(native, x, mask), []
     for i, cell in enumerate(cells):
         states = _as_list(given[i]) if given else []
-        y, *end = _run_cell(native, layer, cell, y, lengths=lengths, states=states)
+        y, *end = _run_cell(native, layer, cell, y, mask=mask, states=states)
         ends.append(end)
-    output = _output(layer, y, ends[-1][0], mask=mask, fresh=initial_state is None)
+    output = _output(native, layer, y, ends[-1][0], mask=mask, fresh=initial_state is None)
     if not layer.return_state:
         return output
     return (output, *(end if len(end) > 1 else end[0] for end in ends)) if stacked else (output, *ends[0])
 
 
-def _run_cell(native: NativeOps, layer: Any, cell: Any, x: Any, *, lengths: Any, states: list[Any]) -> list[Any]:
-    """All outputs (B, T, U) in the order of the input's steps, then the states (B, U) after the last valid one."""
+def _run_cell(native: NativeOps, layer: Any, cell: Any, x: Any, *, mask: Any, states: list[Any]) -> list[Any]:
+    """All outputs (B, T, U) in the order of the input's steps, then the states (B, U) after the last valid one.
+
+    With a mask the steps are compact, and so are the outputs.
+    """
     kind = _kind(cell)
     assert kind is not None
     shapes = [(x.shape[0], x.shape[1], cell.units)] + [(x.shape[0], cell.units)] * kind.n_states
@@ -85,24 +86,31 @@ def _run_cell(native: NativeOps, layer: Any, cell: Any, x: Any, *, lengths: Any,
         return [sequence, *(onnx.op("Squeeze", s, onnx.integers(0)) for s in last)]
 
     direction = "reverse" if layer.go_backwards else "forward"
-    return _run(native, layer, {direction: cell}, x, lengths=lengths, states=states, shapes=shapes, finish=finish)
+    return _run(native, layer, {direction: cell}, x, mask=mask, states=states, shapes=shapes, finish=finish)
 
 
-def _output(layer: Any, y: Any, last: Any, *, mask: Any, fresh: bool) -> Any:
-    """What Keras returns at padded steps: the last output again, or zeros, which is what ONNX returns."""
-    if mask is None:
-        y = tf.reverse(y, [1]) if layer.return_sequences and layer.go_backwards else y
-        return y if layer.return_sequences else last
-    if not fresh:  # a sequence without a valid step returns zeros, although its state is the one that it was given
-        last = tf.where(tf.reduce_any(mask, axis=1, keepdims=True), last, 0.0)
-    if layer.return_sequences and layer.go_backwards:
-        return tf.reverse(y, [1])  # which puts the padding first, where there is no output yet to repeat
+def _output(native: NativeOps, layer: Any, y: Any, last: Any, *, mask: Any, fresh: bool) -> Any:
+    """What Keras returns, of the outputs of all (compact) steps and the last state."""
     if layer.return_sequences:
-        return y if layer.zero_output_for_mask else tf.where(tf.expand_dims(mask, -1), y, tf.expand_dims(last, 1))
+        y = y if mask is None else _spread(native, layer, y, mask)
+        return tf.reverse(y, [1]) if layer.go_backwards else y
+    if mask is None:
+        return last
     if layer.zero_output_for_mask:
-        final = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-        return tf.where(final, last, 0.0)
-    return last
+        return tf.where(mask[:, :1] if layer.go_backwards else mask[:, -1:], last, 0.0)
+    return last if fresh else masks.zeros_unless_any(mask, last)
+
+
+def _spread(native: NativeOps, layer: Any, y: Any, mask: Any) -> Any:
+    late_zeros = _reverses_outputs_before_masking(layer)
+    zeros = layer.zero_output_for_mask and not late_zeros
+    y = masks.spread(native, y, mask, zeros=zeros, backwards=layer.go_backwards)
+    return tf.where(tf.expand_dims(tf.reverse(mask, [1]), -1), y, 0.0) if late_zeros else y
+
+
+def _reverses_outputs_before_masking(layer: Any) -> bool:
+    """Whether Keras puts zeros by a mask in the order of time over outputs in reversed order, as it does unrolled."""
+    return bool(layer.unroll and layer.go_backwards and layer.zero_output_for_mask)
 
 
 def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
@@ -110,9 +118,8 @@ def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, m
     forward, backward = layer.forward_layer, layer.backward_layer
     if not (isinstance(forward, keras.layers.RNN) and isinstance(backward, keras.layers.RNN)):
         return NotImplemented  # Keras runs any layer that has a go_backwards
-    for direction in (forward, backward):
-        refuse_memory(direction)
-    if not _one_operator_does(forward, backward) or (mask is not None and initial_state is not None):
+    mask = _boolean(mask)
+    if not _one_operator_does(forward, backward) or (mask is not None and _reverses_outputs_before_masking(backward)):
         return _merge_two_layers(layer, x, initial_state, mask)
     units, kind = forward.cell.units, _kind(forward.cell)
     assert kind is not None
@@ -128,7 +135,13 @@ def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, m
 
     cells = {"forward": forward.cell, "reverse": backward.cell}
     states = _as_list(initial_state)
-    outputs = _run(native, layer, cells, x, lengths=_lengths(mask), states=states, shapes=shapes, finish=finish)
+    steps = x if mask is None else masks.compact(native, x, mask)
+    outputs = _run(native, layer, cells, steps, mask=mask, states=states, shapes=shapes, finish=finish)
+    for i in range(n_outputs if mask is not None else 0):
+        if layer.return_sequences:
+            outputs[i] = masks.spread(native, outputs[i], mask, zeros=True)
+        elif states:
+            outputs[i] = masks.zeros_unless_any(mask, outputs[i])
     return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
@@ -187,7 +200,7 @@ def _run(
     cells: Mapping[str, Any],
     x: Any,
     *,
-    lengths: Any,
+    mask: Any,
     states: Sequence[Any],
     shapes: Sequence[Any],
     finish: Callable[[Emitter, str, list[str]], list[str]],
@@ -197,11 +210,11 @@ def _run(
     assert kind is not None
     weights = [np.stack(part) for part in zip(*(_weights(kind, cell) for cell in cells.values()), strict=True)]
     attributes = _attributes(kind, layer, cells)
-    tensors = [x, *([] if lengths is None else [lengths]), *states]
+    tensors = [x, *([] if mask is None else [masks.lengths(mask)]), *states]
 
     def emit(onnx: Emitter, names: list[str]) -> list[str]:
         sequence, *rest = names
-        steps = "" if lengths is None else rest.pop(0)
+        steps = "" if mask is None else rest.pop(0)
         initial = []
         for i in range(kind.n_states if rest else 0):
             each = [onnx.op("Unsqueeze", s, onnx.integers(0)) for s in rest[i :: kind.n_states]]
@@ -212,19 +225,6 @@ def _run(
         return finish(onnx, y, last)
 
     return native.add(tensors, shapes, emit)
-
-
-def refuse_memory(layer: Any) -> None:
-    """Refuse a layer that keeps its state between calls.
-
-    Raises:
-        UnsupportedLayerError: ``stateful=True``.
-    """
-    if layer.stateful:
-        raise UnsupportedLayerError(
-            f"layer {layer.name!r}: stateful=True keeps its state inside the layer, and a file has none; "
-            "export with stateful=False and let the stream carry the state"
-        )
 
 
 def _cells(layer: Any) -> list[Any]:
@@ -244,8 +244,8 @@ def _kind(cell: Any) -> _Kind | None:
     return _KINDS.get(type(cell))
 
 
-def _lengths(mask: Any) -> Any:
-    return None if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+def _boolean(mask: Any) -> Any:
+    return None if mask is None else tf.cast(mask, tf.bool)  # Keras takes one of any type
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -80,7 +80,7 @@ def verify_offline(
         for port, y, ours, moved in zip(ports.outputs, expected, got, nudged, strict=True):
             tolerance = _tolerance(ours, moved)
             at = where if len(ports.outputs) == 1 else f"{where}, output {port.name!r}"
-            difference = compare(y, ours, at, valid=valid if port.has_time else None, tolerance=tolerance)
+            difference = compare(y, ours, at, tolerance=tolerance)
             worst[port.name] = max(worst[port.name], difference)
             loosest = max(loosest, float(np.max(tolerance, initial=0.0)))
         n_sequences += len(inputs[0])
@@ -175,9 +175,7 @@ def _tolerance(y: Array, nudged: Array) -> Array:
     return tolerance
 
 
-def compare(
-    expected: Array, got: Array, where: str, *, valid: Array | None = None, tolerance: float | Array = TOLERANCE
-) -> float:
+def compare(expected: Array, got: Array, where: str, *, tolerance: float | Array = TOLERANCE) -> float:
     """The largest difference in units of the scale of its channel (the largest value expected there, at least 1).
 
     Shapes: (..., K) both; ``tolerance`` a number or (K,).
@@ -198,8 +196,6 @@ def compare(
         return 0.0
     difference = np.abs(expected.astype(np.float64) - got) / _scale(expected)
     difference[np.isnan(difference)] = np.inf
-    if valid is not None and difference.shape[:2] == valid.shape:
-        difference[~valid] = 0.0
     if (wrong := np.argwhere(difference > tolerance)).size:
         at = tuple(int(i) for i in wrong[np.argsort(wrong[:, -2 if wrong.shape[1] > 1 else 0], kind="stable")][0])
         allowed = np.broadcast_to(tolerance, expected.shape)[at]

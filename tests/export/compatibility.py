@@ -74,9 +74,9 @@ def _call(model: Any) -> None:
     """Keras exports only models that have been called."""
     from edgeseq.export.oracle import keras_outputs
     from edgeseq.export.signature import signature
-    from tests.export.judging import _inputs
+    from tests.export.judging import sequences
 
-    keras_outputs(model, _inputs(signature(model), 20, padded=False))
+    keras_outputs(model, sequences(signature(model), 20))
 
 
 def _results(names: list[str]) -> Iterator[Row]:

@@ -22,8 +22,8 @@ __all__ = ["FAMILIES", "SMALL", "Family", "chain", "time_distributed"]
 class Family:
     """How one family's model is built and compared.
 
-    ``min_length``: Keras itself needs as many steps. ``padded``: the batch holds sequences of several lengths, zeros at
-    the end. ``extended``: one of many alike, run by the extended tests only.
+    ``min_length``: Keras itself needs as many steps. ``padded``: the batch holds sequences with zeros at the end
+    and inside. ``extended``: one of many alike, run by the extended tests only.
     """
 
     group: str

@@ -67,15 +67,15 @@ def _cases(model: Any, *, padded: bool, min_length: int) -> Iterator[tuple[list[
     for length in LENGTHS if ports.any_length else (0,):
         if length < min_length and ports.any_length:
             continue
-        inputs = _inputs(ports, length, padded=padded)
+        inputs = sequences(ports, length, padded=padded)
         expected = keras_outputs(model, inputs)
         assert not isinstance(expected, Exception), f"Keras at {length} steps: {expected}"
         for batch in BATCHES if ports.batch is None else (ports.batch,):
             yield inputs, expected, batch
 
 
-def _inputs(ports: Signature, length: int, *, padded: bool) -> list[Array]:
-    """Five sequences (or the batch that the model takes); if padded, all but the first end in zeros."""
+def sequences(ports: Signature, length: int, *, padded: bool = False) -> list[Array]:
+    """Five sequences, or the batch that the model takes, of each input; if padded, with zeros at the end and inside."""
     rng, batch = np.random.default_rng(length), ports.batch or max(BATCHES)
     inputs = []
     for port in ports.inputs:
@@ -87,6 +87,8 @@ def _inputs(ports: Signature, length: int, *, padded: bool) -> list[Array]:
         if padded:
             for row, steps in enumerate((length, 1, length // 2, length - 1, length // 3)):
                 x[row, max(steps, 1) :] = 0
+            x[3, 1::3] = 0
+            x[4, : x.shape[1] // 4] = 0
         inputs.append(x)
     return inputs
 
