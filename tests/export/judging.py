@@ -6,6 +6,7 @@ exporter has seen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ def judge(
     try:
         ort_session = ort.InferenceSession(path, _silent(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT's exception classes have no public common base
-        return Verdict("error", f"ONNX Runtime cannot open it: {reason(error)[:90]}", n_nodes)
+        return Verdict("error", f"ONNX Runtime cannot open it: {_told(error)}", n_nodes)
+    if (n := len(ort_session.get_inputs())) != len(model.inputs):
+        return Verdict("wrong", f"it has {n} inputs, the model {len(model.inputs)}", n_nodes)
     try:
         for inputs, expected, batch in _cases(model, padded=padded, min_length=min_length):
             feeds = {port.name: x[:batch] for port, x in zip(ort_session.get_inputs(), inputs, strict=True)}
@@ -97,7 +100,13 @@ def _run(ort_session: Any, feeds: dict[str, Array], where: str) -> list[Array]:
     try:
         return ort_session.run(None, feeds)  # type: ignore[no-any-return]
     except Exception as error:
-        raise VerificationError(f"{where}: ONNX Runtime fails: {reason(error)[:90]}") from error
+        raise VerificationError(f"{where}: ONNX Runtime fails: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """The telling part of what ONNX Runtime says, without the path of the file."""
+    told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:", "", reason(error))
+    return told.removeprefix("Non-zero status code returned while running ")[:80].strip()
 
 
 def _operators(graph: Any) -> list[str]:
