@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
@@ -94,15 +95,17 @@ def export(
         out: the folder for the files.
         name: of the files; the model file's own name by default.
         dynamic_time: insist that a model built for one length works for any, or (--no-dynamic-time) keep its length.
-        imports: modules that register layers of your own with keras.saving.register_keras_serializable.
+        imports: modules, installed or in the current folder, that register layers of your own with
+            keras.saving.register_keras_serializable.
     """
     _quiet_tensorflow()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what tf2onnx converts; the model may come from any backend
     with _needs("train"):
         from edgeseq.export import export_model
     keras_tcn = ["tcn"] if find_spec("tcn") else []
-    for module in ("edgeseq.builders", *keras_tcn, *imports):  # they register the layers that a file may hold
+    for module in ("edgeseq.builders", *keras_tcn):  # they register the layers that a file may hold
         import_module(module)
+    _import_from_here(imports)
     names = _names_beside(model)
     report = export_model(_load_keras(model), out, name=name or model.stem, dynamic_time=dynamic_time, **names)
     seen = report.verification
@@ -183,11 +186,36 @@ def _load_keras(path: Path) -> Any:
         raise ExportError(f"no Keras model at {str(path)!r}; check the path")
     try:
         return keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError) as error:
-        raise ExportError(
-            f"Keras cannot load {str(path)!r}: {str(error).splitlines()[0]}; "
-            "if it holds layers of your own, name their module with --import"
-        ) from error
+    except (TypeError, ValueError, OSError) as error:  # OSError: h5py on a damaged file
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        if "safe_mode=False" in str(error):
+            raise ExportError(
+                f"{str(path)!r} holds a Lambda layer with a Python function, which Keras does not load from a file "
+                "unless it is told that the file can be trusted; if it can, export from Python: "
+                f"edgeseq.export.export_model(keras.saving.load_model({str(path)!r}, safe_mode=False), FOLDER)"
+            ) from error
+        fix = (
+            "check that the file is whole, and a model saved by Keras 3"
+            if isinstance(error, OSError)
+            else "if it holds layers of your own, name their module with --import"
+        )
+        raise ExportError(f"Keras cannot load {str(path)!r}: {told}; {fix}") from error
+
+
+def _import_from_here(modules: Sequence[str]) -> None:
+    """Import modules that are installed or lie in the current folder, where ``python -m`` would find them, too."""
+    here = os.getcwd()
+    if modules and here not in sys.path:
+        sys.path.insert(0, here)
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            missing = "" if error.name == module else f" (it needs {error.name!r})"
+            raise ConfigError(
+                f"--import {module}: no such module in {here!r} or among the installed ones{missing}; give the name "
+                "that Python imports it by, without .py"
+            ) from error
 
 
 def _names_beside(model: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def _tidy(model: ir.Model) -> None:
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.TopologicalSortPass()(model)
+    passes.ShapeInferencePass()(model)  # a rule that needs to know a shape refuses what has none, as new values
 
 
 def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
@@ -246,7 +247,7 @@ def fold_into_conv(node: ir.Node) -> bool:
     """Conv followed by Mul or Add with one number per channel is a Conv with other weights."""
     if node.op_type not in ("Mul", "Add") or node.graph is None:
         return False
-    for value, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
+    for value, other in _either_way(node):
         conv = value.producer() if value is not None else None
         per_channel = constant(other)
         if conv is None or conv.op_type != "Conv" or per_channel is None or len(list(conv.outputs[0].uses())) != 1:
@@ -316,11 +317,17 @@ def _either_way(node: ir.Node | None) -> list[tuple[ir.Value | None, ir.Value | 
 def _per_channel(
     value: np.ndarray[Any, Any] | None, channels: int, axis: int, source: ir.Value | None
 ) -> np.ndarray[Any, Any] | None:
-    """A constant that has one number, or one for each channel at ``axis`` of ``source``, as (channels,)."""
+    """A constant that has one number, or one for each channel at ``axis`` of ``source``, as (channels,).
+
+    None also where ``source`` is not known to have these channels: one channel times six numbers is six channels.
+    """
     if value is None or source is None or value.ndim > 3:
         return None
-    if value.ndim == 3 and (source.shape is None or len(source.shape) != 3):
+    shape = source.shape
+    if value.ndim == 3 and (shape is None or len(shape) != 3):
         return None  # it might give the product more axes than its other factor has
+    if value.size != 1 and (shape is None or shape[axis] != channels):
+        return None
     expected = [1, 1, 1]
     expected[axis] = channels
     aligned = value.reshape((1,) * (3 - value.ndim) + value.shape)

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from edgeseq.errors import UnsupportedLayerError
 from edgeseq.export.lowering import register_lowering
@@ -70,6 +71,11 @@ def _conv1d_transpose(native: NativeOps, layer: Any, inputs: Any) -> Any:
 @register_lowering(L.MaxPooling1D, L.AveragePooling1D, why="native pooling, where TensorFlow pools in two dimensions")
 def _pooling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
     # "same" leaves the padding out of an average in both Keras and ONNX.
+    if inputs.dtype != tf.float32:
+        raise UnsupportedLayerError(
+            f"layer {layer.name!r}: expected float32, got {inputs.dtype.name}, which ONNX Runtime does not pool; put "
+            'keras.ops.cast(x, "float32") before it'
+        )
     (size,), (stride,) = np.atleast_1d(layer.pool_size).tolist(), np.atleast_1d(layer.strides).tolist()
     attributes = {"kernel_shape": [size], "strides": [stride], **_padding(layer, size - 1, stride)}
     by_length = _pads_by_length(layer, size - 1, stride)
@@ -98,7 +104,7 @@ def _up_sampling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
         wide = onnx.op("Tile", names[0], onnx.integers(1, 1, layer.size))
         return [onnx.op("Reshape", wide, onnx.integers(0, -1, width))]
 
-    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit, [inputs.dtype])
     return y
 
 
@@ -111,7 +117,7 @@ def _zero_padding1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
     def emit(onnx: Emitter, names: list[str]) -> list[str]:
         return [onnx.op("Pad", names[0], onnx.integers(0, before, 0, 0, after, 0), mode="constant")]
 
-    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit)
+    (y,) = native.add([inputs], [layer.compute_output_shape(tuple(inputs.shape))], emit, [inputs.dtype])
     return y
 
 

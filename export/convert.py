@@ -84,7 +84,8 @@ def to_onnx(model: Any) -> Converted:
         graph_model: ir.Model = ir.from_proto(_tf2onnx(frozen.graph.as_graph_def(add_shapes=True), *names, native))
     _set_ports(graph_model, ports)
     n_nodes = len(list(graph_model.graph))
-    clean_up(graph_model)
+    with _quiet():
+        clean_up(graph_model)
     _part_outputs(graph_model.graph, ports)
     _refuse_foreign_operators(graph_model)
     _name_by_order(graph_model.graph)
@@ -113,7 +114,21 @@ def _trace(model: Any, ports: Signature) -> Any:
                 f"model {model.name!r}, output {port.name!r}: Keras says {port.dtype}, it computes "
                 f'{tensor.dtype.name}; cast it with keras.ops.cast(y, "float32")'
             )
+        if not _fits((None, *port.array_shape), tensor.shape):
+            raise ExportError(
+                f"model {model.name!r}, output {port.name!r}: Keras says {(None, *port.array_shape)}, it computes "
+                f"{tuple(tensor.shape)}; correct compute_output_shape, or use a layer instead of an activation that "
+                "changes the shape"
+            )
     return concrete
+
+
+def _fits(told: tuple[int | None, ...], computed: Any) -> bool:
+    if computed.rank is None:
+        return True
+    return computed.rank == len(told) and all(
+        a is None or b is None or a == b for a, b in zip(told, computed, strict=True)
+    )
 
 
 def _tf2onnx(graph_def: Any, inputs: list[str], outputs: list[str], native: NativeOps) -> Any:
@@ -152,8 +167,9 @@ def _explained(model: Any) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     # tf2onnx warns that it cannot infer the shape of each marker (it is given one node later) and that the TensorFlow
-    # function it freezes graphs with is old. Its errors are raised by _refuse_foreign_operators.
-    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow")]
+    # function it freezes graphs with is old. Its errors are raised by _refuse_foreign_operators. onnx_ir tells of every
+    # pass of the clean-up.
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -33,7 +33,8 @@ def describe_offline(ports: Signature, about: About) -> Description:
         ConfigError: a name or a number of names does not fit the ports, or the sample rate is none.
     """
     rate_hz = about.rate_hz
-    if rate_hz is not None and not (isinstance(rate_hz, (int, float)) and 0 < rate_hz < float("inf")):
+    is_number = isinstance(rate_hz, (int, float)) and not isinstance(rate_hz, bool)
+    if rate_hz is not None and not (is_number and 0 < rate_hz < float("inf")):
         raise ConfigError(f"rate_hz: expected samples per second above 0, got {rate_hz}")
     return Description(
         kind="offline",
@@ -52,7 +53,7 @@ def describe_offline(ports: Signature, about: About) -> Description:
 def _named(what: str, ports: Sequence[Port], given: Names) -> tuple[Port, ...]:
     by_port = given if isinstance(given, Mapping) else {ports[0].name: given}
     if unknown := set(by_port) - {port.name for port in ports}:
-        raise ConfigError(f"{what}: expected the ports {[port.name for port in ports]}, got {sorted(unknown)}")
+        raise ConfigError(f"{what}: expected the ports {[p.name for p in ports]}, got {sorted(unknown, key=str)}")
     if given is not None and not isinstance(given, Mapping) and len(ports) > 1:
         raise ConfigError(f"{what}: expected a mapping from the ports {[p.name for p in ports]} to names, got {given}")
     return tuple(replace(port, names=_checked_names(what, port, by_port.get(port.name))) for port in ports)
@@ -62,7 +63,11 @@ def _checked_names(what: str, port: Port, names: Sequence[str] | None) -> tuple[
     if names is None:
         return None
     size = port.shape[-1] if port.shape else 0
-    if len(names) != size or len(set(names)) != size or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, Sequence) or isinstance(names, bytes):
+        raise ConfigError(
+            f"{what}: expected a list of {size} names, got {type(names).__name__}; give strings in a list"
+        )
+    if len(names) != size or not all(isinstance(n, str) for n in names) or len(set(names)) != size:
         raise ConfigError(f"{what}: expected {size} different names, one for each, got {list(names)}")
     return tuple(names)
 
@@ -85,7 +90,7 @@ def file_stem(name: str) -> str:
     Raises:
         ConfigError: it cannot.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name.endswith(".stream"):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name.endswith(".stream"):
         raise ConfigError(
             f"name: expected letters, digits, '_', '-' and '.', not ending in '.stream', got {name!r}; "
             "it becomes a file name"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +20,18 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.errors import ConfigError, ExportError, NotStreamableError
-from edgeseq.export.any_length import for_any_length
+from edgeseq.errors import ConfigError, ExportError, ModelFileError, NotStreamableError, VerificationError
+from edgeseq.export.any_length import for_any_length, length_kept_by
 from edgeseq.export.convert import OPSET, Converted, to_onnx
 from edgeseq.export.description import About, Names, describe_offline, describe_stream, file_stem
+from edgeseq.export.lowering import one_export
 from edgeseq.export.native import LoweredLayer
 from edgeseq.export.probes import Inputs, vocabulary_size
 from edgeseq.export.signature import signature
 from edgeseq.export.streamify import StepModel, streamify
 from edgeseq.export.verify import Verification, verify_offline, verify_stream
 from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
+from edgeseq.runtime import load_offline
 from edgeseq.runtime.inputs import InputCheck
 
 CheckInput = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]]
@@ -84,13 +87,16 @@ def export_model(
         label_names: of the K outputs, kept in the files; for several outputs a mapping from port to names.
         rate_hz: samples per second of the data that the model was trained on, kept in the files.
         dynamic_time: what to do with a model built for one length. None: export it for any length if nothing in it
-            depends on the length, else for its own. True: raise if something does. False: keep its length.
+            seems to depend on the length, else for its own. True: for any, unless the numbers show that it depends on
+            the length; then raise. False: keep its length.
         check_inputs: sequences (T, C) of your own data, verified beside random ones; for several inputs mappings from
             port to array.
 
     Raises:
-        ConfigError: a name or a number of names does not fit the model.
-        ExportError: the model cannot be converted right, or not for any length.
+        ConfigError: an argument is not what it should be, a name or a number of names does not fit the model, Keras
+            cannot run the model on one of ``check_inputs``, or ``out_dir`` cannot be written.
+        InputError: one of ``check_inputs`` does not fit the model's input.
+        ExportError: the model cannot be converted right, or not for any length or batch; or another export runs.
         VerificationError: two forms of the model differ; the message names the first step that does.
 
     Example:
@@ -103,8 +109,10 @@ def export_model(
         ('gesture.onnx', 'gesture.stream.onnx')
     """
     start = perf_counter()
-    about = About(file_stem(name or str(getattr(keras_model, "name", "model"))), feature_names, label_names, rate_hz)
-    with tempfile.TemporaryDirectory() as scratch:
+    stem = file_stem(str(getattr(keras_model, "name", "model")) if name is None else name)
+    about = About(stem, feature_names, label_names, rate_hz)
+    _check_arguments(check_inputs, dynamic_time, Path(out_dir))
+    with one_export(), tempfile.TemporaryDirectory() as scratch:
         make = partial(_make, Path(scratch), about, check_inputs)
         made, one_length = _for_any_length(make, keras_model, dynamic_time=dynamic_time)
         written = _publish(made.files, Path(out_dir), about.name)
@@ -144,17 +152,49 @@ def _for_any_length(
     ports = signature(keras_model)
     if ports.any_length and ports.batch is None:
         return make(keras_model), None
-    if dynamic_time is False:
-        return make(keras_model), None if ports.any_length else "dynamic_time=False"
+    if dynamic_time is False and not ports.any_length:
+        return _for_any_batch(make, keras_model), "dynamic_time=False"
     try:
-        return make(for_any_length(keras_model), built_as=keras_model), None
+        rebuilt = for_any_length(keras_model)
+        if dynamic_time is None and not ports.any_length and (kept := _length_kept(keras_model, rebuilt)):
+            raise ExportError(f"{kept}; if any length is right, export it with dynamic_time=True")
+        return make(rebuilt, built_as=keras_model), None
+    except VerificationError:  # the rebuilt model is not in its own file: no other length would make that right
+        raise
     except ExportError as error:
-        if dynamic_time:
+        if dynamic_time and not ports.any_length:
             raise ExportError(
                 f"model {keras_model.name!r} depends on its length: {error}; export it with dynamic_time=False, for "
                 "that length alone"
             ) from error
-        return make(keras_model), None if ports.any_length else str(error)
+        return _for_any_batch(make, keras_model), None if ports.any_length else str(error)
+
+
+def _for_any_batch(make: Callable[..., _Made], keras_model: Any) -> _Made:
+    """Make the files for the model's own length: of the model itself, or, if its batch is fixed, built again."""
+    batch = signature(keras_model).batch
+    if batch is None:
+        return make(keras_model)
+    try:
+        return make(for_any_length(keras_model, keep_length=True), built_as=keras_model)
+    except VerificationError:
+        raise
+    except ExportError as error:
+        raise ExportError(
+            f"model {keras_model.name!r} is built for a batch of {batch}, and the file must take any: {error}; build "
+            "it with a batch of None, keras.Input(shape) without batch_size"
+        ) from error
+
+
+def _length_kept(keras_model: Any, rebuilt: Any) -> str | None:
+    """Why the rebuilt model seems to be another one than the model at other lengths; None if it does not."""
+    if (seen := length_kept_by(keras_model, rebuilt)) is not None:
+        return seen
+    for was, now in zip(signature(keras_model).outputs, signature(rebuilt).outputs, strict=True):
+        kinds = {(port.dtype, port.shape, port.has_time) for port in (was, now)}
+        if len(kinds) > 1 or now.length not in (None, was.length):
+            return f"output {was.name!r} is {was.array_shape}, also where the inputs' length is open"
+    return None
 
 
 def _make(
@@ -169,12 +209,11 @@ def _make(
         description = replace(description, receptive_field=(step.past, 0))
     files = [scratch / f"{about.name}.onnx"]
     description = _write(files[0], converted.model, description)
+    _check_opens(files[0])
     if built_as is None:
         seen = verify_offline(keras_model, files[0], own)
     else:
-        length = max((port.length or 0 for port in signature(built_as).inputs), default=0)
-        seen = verify_offline(built_as, files[0])
-        seen |= verify_offline(keras_model, files[0], own, must_run=(length + 1, 2 * length + 1))
+        seen = _verify_both(keras_model, built_as, files[0], own)
     if step is not None:
         files.append(scratch / f"{about.name}.stream.onnx")
         _write(files[1], step.model, describe_stream(description, step, files[0].name))
@@ -183,19 +222,57 @@ def _make(
     return _Made(converted, step, why_not, files, seen)
 
 
+def _verify_both(rebuilt: Any, built_as: Any, path: Path, own: Sequence[Inputs]) -> Verification:
+    """Compare the file with the rebuilt model, whose file it is, and then with the model as it was built."""
+    length = max((port.length or 0 for port in signature(built_as).inputs), default=0)
+    longer = (length + 1, 2 * length + 1) if signature(rebuilt).any_length else ()
+    seen = verify_offline(rebuilt, path, own, must_run=longer)
+    try:
+        return seen | verify_offline(built_as, path)
+    except VerificationError as error:  # right for the rebuilt model: so that one is not the model
+        raise ExportError(str(error).removesuffix("; nothing was written")) from error
+
+
+def _check_opens(path: Path) -> None:
+    try:
+        load_offline(path)
+    except ModelFileError as error:
+        raise ExportError(
+            f"edgeseq.runtime cannot open the file that was made: {error}; nothing was written"
+        ) from error
+
+
+def _check_arguments(check_inputs: Any, dynamic_time: Any, out_dir: Path) -> None:
+    if not isinstance(check_inputs, Sequence) or isinstance(check_inputs, (str, bytes)):
+        raise ConfigError(
+            f"check_inputs: expected a list of sequences, got {type(check_inputs).__name__}; put it into a list"
+        )
+    if dynamic_time is not None and not isinstance(dynamic_time, bool):
+        raise ConfigError(f"dynamic_time: expected None, True or False, got {dynamic_time!r}")
+    nearest = next(folder for folder in (out_dir, *out_dir.absolute().parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise ConfigError(f"out_dir: expected a folder, got the file {str(nearest)!r}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"out_dir: cannot write into {str(nearest)!r}; choose another folder")
+
+
 def _publish(files: Sequence[Path], folder: Path, stem: str) -> list[Path]:
     """Put verified files into the folder, each as a whole; an older step graph of the name does not outlive it."""
+    targets = [folder / file.name for file in files]
+    news = [target.with_name(f".{target.name}.new") for target in targets]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise ConfigError(f"out_dir: expected a folder, got the file {str(folder)!r}") from error
-    targets = [folder / file.name for file in files]
-    for file, target in zip(files, targets, strict=True):
-        new = target.with_name(f".{target.name}.new")
-        new.write_bytes(file.read_bytes())
-        os.replace(new, target)
-    if len(files) == 1:
-        (folder / f"{stem}.stream.onnx").unlink(missing_ok=True)
+        for file, new in zip(files, news, strict=True):
+            new.write_bytes(file.read_bytes())
+        for new, target in zip(news, targets, strict=True):
+            os.replace(new, target)
+        if len(files) == 1:
+            (folder / f"{stem}.stream.onnx").unlink(missing_ok=True)
+    except OSError as error:
+        for new in news:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+        raise ConfigError(f"out_dir: cannot write into {str(folder)!r}: {error.strerror}; choose another") from error
     return targets
 
 

@@ -37,7 +37,9 @@ class Lowering:
 
 RULES: dict[type[keras.layers.Layer], Lowering] = {}
 
+_exporting = threading.RLock()
 _tracing = threading.Lock()
+_BUSY = "another export runs in this process; export one model at a time, or use two processes"
 
 
 def register_lowering(*classes: type[keras.layers.Layer], why: str) -> Callable[[Rule], Rule]:
@@ -67,14 +69,37 @@ def register_lowering(*classes: type[keras.layers.Layer], why: str) -> Callable[
 
 
 @contextmanager
+def one_export() -> Iterator[None]:
+    """Held while one thread exports: what it replaces in Keras' classes is the whole process' own.
+
+    Raises:
+        ExportError: another thread exports a model in this process.
+    """
+    if not _exporting.acquire(blocking=False):
+        raise ExportError(_BUSY)
+    try:
+        yield
+    finally:
+        _exporting.release()
+
+
+@contextmanager
 def lowered() -> Iterator[NativeOps]:
     """While open, registered layers trace by their rules. Yields the markers that the trace collects.
 
     Raises:
-        ExportError: another thread is tracing a model for export in this process.
+        ExportError: another thread exports a model in this process, or this one traces one already.
     """
-    if not _tracing.acquire(blocking=False):
-        raise ExportError("another export runs in this process; export one model at a time, or use two processes")
+    with one_export():
+        if not _tracing.acquire(blocking=False):
+            raise ExportError(_BUSY)
+        try:
+            yield from _replaced()
+        finally:
+            _tracing.release()
+
+
+def _replaced() -> Iterator[NativeOps]:
     native = NativeOps()
     filtering = keras.config.is_traceback_filtering_enabled()
     keras.config.disable_traceback_filtering()  # it wraps our errors in a page about the layer's arguments
@@ -92,7 +117,6 @@ def lowered() -> Iterator[NativeOps]:
                 layer_class.call = original
         if filtering:
             keras.config.enable_traceback_filtering()
-        _tracing.release()
 
 
 def _stand_in(original: Callable[..., Any], lowering: Lowering, native: NativeOps) -> Callable[..., Any]:

@@ -89,22 +89,26 @@ class NativeOps:
         if note not in self.lowered:
             self.lowered.append(note)
 
-    def add(self, inputs: Sequence[Any], shapes: Sequence[Shape], emit: Emit) -> list[Any]:
+    def add(
+        self, inputs: Sequence[Any], shapes: Sequence[Shape], emit: Emit, dtypes: Sequence[Any] | None = None
+    ) -> list[Any]:
         """Put a marker into the current TensorFlow trace.
 
         Args:
             inputs: TensorFlow tensors that the ONNX nodes read.
-            shapes: the static shape of each output, float32; None for an axis of any size.
+            shapes: the static shape of each output; None for an axis of any size.
             emit: writes the nodes, given the names of the inputs, and returns the names of the outputs.
+            dtypes: of the outputs, float32 by default; what only moves data passes on the dtype of its input.
 
         Returns:
             One TensorFlow tensor for each shape.
         """
         name = f"{_MARKER}{len(self._emits)}"
         self._emits.append(emit)
-        outputs = tf.numpy_function(_never_run, list(inputs), [tf.float32] * len(shapes), stateful=False, name=name)
+        types = [tf.float32] * len(shapes) if dtypes is None else list(dtypes)
+        outputs = tf.numpy_function(_never_run, list(inputs), types, stateful=False, name=name)
         # ensure_shape, unlike set_shape, survives the freezing of the graph; tf2onnx needs the rank.
-        return [tf.ensure_shape(y, list(shape)) for y, shape in zip(_as_list(outputs), shapes, strict=True)]
+        return [tf.ensure_shape(y, list(shape)) for y, shape in zip(as_list(outputs), shapes, strict=True)]
 
     def handlers(self) -> dict[str, tuple[Callable[..., None], list[str]]]:
         """What tf2onnx wants as ``custom_op_handlers``: for the markers, and for what we translate ourselves."""
@@ -172,7 +176,10 @@ def _replace(graph: Any, node: Any, scope: str, emit: Emit) -> None:
             graph.set_shape(now, shape)
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """A list or a tuple as a list, one value as a list of it, and None as an empty one."""
+    if value is None:
+        return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from edgeseq.export.signature import structure
 
@@ -26,6 +25,10 @@ _WINDOWED = (
     keras.layers.MaxPooling1D,
     keras.layers.AveragePooling1D,
 )
+
+
+class NotFiniteError(ValueError):
+    """Keras runs, and gives NaN or infinity."""
 
 
 def keras_outputs(keras_model: Any, inputs: Sequence[Array]) -> list[Array] | Exception:
@@ -43,11 +46,11 @@ def keras_outputs(keras_model: Any, inputs: Sequence[Array]) -> list[Array] | Ex
     try:
         with keras.device("cpu"), _fresh_state(keras_model), _steps_everywhere():
             outputs = keras.tree.flatten(keras_model(arranged, training=False))
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        arrays = [keras.ops.convert_to_numpy(y) for y in outputs]
+    except Exception as error:  # whatever a layer raises, also one of the user's own
         return error
-    arrays = [keras.ops.convert_to_numpy(y) for y in outputs]
     if not all(np.isfinite(y).all() for y in arrays):
-        return ValueError("Keras' own outputs are not finite")
+        return NotFiniteError("Keras' own outputs are not finite")
     return arrays
 
 
@@ -68,7 +71,7 @@ def _fresh_state(keras_model: Any) -> Iterator[None]:
 
 @contextmanager
 def _steps_everywhere() -> Iterator[None]:
-    """Let a layer that leaves no steps raise, here in this thread.
+    """Let a layer that leaves no steps raise, here in this thread. One at a time: ``lowering.one_export`` sees to it.
 
     TensorFlow is undefined there: where a window is one step longer than the sequence, its max pooling ends the process
     (SIGFPE), its convolution without padding gives its input back, and a causal one of nothing gives two steps.
@@ -80,9 +83,10 @@ def _steps_everywhere() -> Iterator[None]:
         if threading.get_ident() != here:
             return original(layer, *args, **kwargs)
         if isinstance(layer, _WINDOWED):
-            layer.compute_output_shape(tuple(args[0].shape))  # raises a ValueError if no window fits
+            x = args[0] if args else next(iter(kwargs.values()))
+            layer.compute_output_shape(tuple(x.shape))  # raises a ValueError if no window fits
         y = original(layer, *args, **kwargs)
-        if any(0 in each.shape for each in keras.tree.flatten(y)):
+        if any(0 in getattr(each, "shape", ()) for each in keras.tree.flatten(y)):
             raise ValueError(f"layer {layer.name!r} leaves no steps of so short a sequence")
         return y
 

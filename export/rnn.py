@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from edgeseq.errors import UnsupportedLayerError
 from edgeseq.export import masks
-from edgeseq.export.native import Emitter, NativeOps, weight
+from edgeseq.export.native import Emitter, NativeOps, as_list, weight
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -42,13 +42,13 @@ _KINDS: dict[type[keras.layers.Layer], _Kind] = {
     keras.layers.SimpleRNNCell: _Kind("RNN", (0,), lambda cell: [cell.activation], 1),
 }
 
-# Keras activation -> (ONNX name, alpha, beta); Keras' hard_sigmoid is relu6(x + 3) / 6.
+# Keras activation -> (ONNX name, alpha, beta); Keras' hard_sigmoid is relu6(x + 3) / 6. Not softplus, which
+# ONNX Runtime's recurrent operators compute as log(1 + exp(x)), infinite from x = 89 on.
 _ACTIVATIONS: dict[Any, tuple[str, float | None, float | None]] = {
     keras.activations.sigmoid: ("Sigmoid", None, None),
     keras.activations.tanh: ("Tanh", None, None),
     keras.activations.relu: ("Relu", None, None),
     keras.activations.softsign: ("Softsign", None, None),
-    keras.activations.softplus: ("Softplus", None, None),
     keras.activations.leaky_relu: ("LeakyRelu", 0.2, None),
     keras.activations.elu: ("Elu", 1.0, None),
     keras.activations.hard_sigmoid: ("HardSigmoid", 1 / 6, 0.5),
@@ -58,12 +58,12 @@ _ACTIVATIONS: dict[Any, tuple[str, float | None, float | None]] = {
 
 def one_direction(native: NativeOps, layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
     """``LSTM``, ``GRU``, ``SimpleRNN`` or ``RNN`` of their cells: (B, T, C) to (B, T, U), or to (B, U)."""
-    cells, mask = _cells(layer), _boolean(mask)
+    cells, x, mask = _cells(layer), _floats(x), _boolean(layer, mask)
     stacked = isinstance(layer.cell, keras.layers.StackedRNNCells)  # whose states are in one list for each cell
-    given = _as_list(initial_state) if stacked else [initial_state]
+    given = as_list(initial_state) if stacked else [initial_state]
     y, ends = x if mask is None else masks.compact(native, x, mask), []
     for i, cell in enumerate(cells):
-        states = _as_list(given[i]) if given else []
+        states = as_list(given[i]) if given else []
         y, *end = _run_cell(native, layer, cell, y, mask=mask, states=states)
         ends.append(end)
     output = _output(native, layer, y, ends[-1][0], mask=mask, fresh=initial_state is None)
@@ -118,7 +118,7 @@ def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, m
     forward, backward = layer.forward_layer, layer.backward_layer
     if not (isinstance(forward, keras.layers.RNN) and isinstance(backward, keras.layers.RNN)):
         return NotImplemented  # Keras runs any layer that has a go_backwards
-    mask = _boolean(mask)
+    x, mask = _floats(x), _boolean(layer, mask)
     if not _one_operator_does(forward, backward) or (mask is not None and _reverses_outputs_before_masking(backward)):
         return _merge_two_layers(layer, x, initial_state, mask)
     units, kind = forward.cell.units, _kind(forward.cell)
@@ -134,7 +134,7 @@ def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, m
         return [*merged, *(half[0] for half in halves), *(half[1] for half in halves)]
 
     cells = {"forward": forward.cell, "reverse": backward.cell}
-    states = _as_list(initial_state)
+    states = as_list(initial_state)
     steps = x if mask is None else masks.compact(native, x, mask)
     outputs = _run(native, layer, cells, steps, mask=mask, states=states, shapes=shapes, finish=finish)
     for i in range(n_outputs if mask is not None else 0):
@@ -178,10 +178,10 @@ def _halves(onnx: Emitter, source: str, axis: int) -> list[str]:
 
 
 def _merge_two_layers(layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
-    given = _as_list(initial_state)
+    given = as_list(initial_state)
     half = len(given) // 2
-    y, *states = _as_list(layer.forward_layer(x, initial_state=given[:half] or None, mask=mask))
-    z, *back = _as_list(layer.backward_layer(x, initial_state=given[half:] or None, mask=mask))
+    y, *states = as_list(layer.forward_layer(x, initial_state=given[:half] or None, mask=mask))
+    z, *back = as_list(layer.backward_layer(x, initial_state=given[half:] or None, mask=mask))
     z = keras.ops.flip(z, axis=1) if layer.return_sequences else z
     merges: dict[str | None, Callable[[], Any]] = {
         "concat": lambda: keras.ops.concatenate([y, z], axis=-1),
@@ -190,7 +190,7 @@ def _merge_two_layers(layer: Any, x: Any, initial_state: Any, mask: Any) -> Any:
         "mul": lambda: y * z,
         None: lambda: (y, z),
     }
-    outputs = _as_list(merges[layer.merge_mode]())
+    outputs = as_list(merges[layer.merge_mode]())
     return (*outputs, *states, *back) if len(outputs) > 1 or layer.return_state else outputs[0]
 
 
@@ -244,14 +244,19 @@ def _kind(cell: Any) -> _Kind | None:
     return _KINDS.get(type(cell))
 
 
-def _boolean(mask: Any) -> Any:
-    return None if mask is None else tf.cast(mask, tf.bool)  # Keras takes one of any type
+def _floats(x: Any) -> Any:
+    return tf.cast(x, tf.float32)  # integers, which Keras multiplies by its weights all the same
 
 
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _boolean(layer: Any, mask: Any) -> Any:
+    if mask is None:
+        return None
+    if len(mask.shape) != 2:
+        raise UnsupportedLayerError(
+            f"layer {layer.name!r}: expected a mask with one number for each step, (batch, time), got one of shape "
+            f"{tuple(mask.shape)}; make the mask over the axis that the layer runs along"
+        )
+    return tf.cast(mask, tf.bool)  # Keras takes one of any type
 
 
 def _weights(kind: _Kind, cell: Any) -> tuple[Array, Array, Array]:

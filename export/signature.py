@@ -6,9 +6,10 @@ number, and dtypes that a file does not hold. Invariant: one port for each of th
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -120,11 +121,12 @@ def _output_ports(model: Any, inputs: Sequence[Port]) -> tuple[Port, ...]:
             )
         ports.append(Port(name, dtype, rest, has_time=has_time, length=shape[1] if has_time else None))
     taken = {port.name for port in inputs}
-    return tuple(port if port.name not in taken else _renamed(port) for port in ports)
+    return tuple(port if port.name not in taken else _renamed(port, {*taken, *names}) for port in ports)
 
 
-def _renamed(port: Port) -> Port:
-    return Port(f"{port.name}_{OUTPUT}", port.dtype, port.shape, has_time=port.has_time, length=port.length)
+def _renamed(port: Port, taken: set[str]) -> Port:
+    candidates = (f"{port.name}_{OUTPUT}{f'_{i}' if i else ''}" for i in itertools.count())
+    return replace(port, name=next(name for name in candidates if name not in taken))
 
 
 def structure(model: Any) -> tuple[Any, Any]:
@@ -139,8 +141,8 @@ def _names(structure: Any, own: Sequence[str | None], kind: str) -> list[str]:
     if len(own) == 1:
         return [kind]
     if isinstance(structure, dict) and len(structure) == len(own):
-        own = sorted(structure)  # the order in which Keras flattens it
-    chosen = [f"{kind}_{i}" if name is None else re.sub(r"[^\w.-]", "_", name) for i, name in enumerate(own)]
+        own = [str(path[-1]) for path, _ in keras.tree.flatten_with_path(structure)]  # in the order of the tensors
+    chosen = [re.sub(r"[^\w.-]", "_", name) if name else f"{kind}_{i}" for i, name in enumerate(own)]
     return chosen if len(set(chosen)) == len(chosen) else [f"{kind}_{i}" for i in range(len(own))]
 
 

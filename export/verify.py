@@ -1,9 +1,10 @@
 """The check that stands before every exported file: Keras, the offline file and the streamed file agree.
 
 The streamed file is run by ``edgeseq.runtime``, as its users will run it. Every output channel has its own tolerance:
-1e-5 of its scale (its largest value, at least 1), far above what float32 sums in another order differ by and far below
-any mistake. Where a model is so ill-conditioned that moving every input by its last bit moves the channel by more, no
-float32 program can be held to that: there it is four times that move, and never more than 1e-3.
+1e-5 of its scale (its largest value over all sequences, and at least a thousandth of that of the output's largest
+channel), far above what float32 sums in another order differ by and far below any mistake. Where a model is so
+ill-conditioned that moving every input by its last bit moves the channel by more, no float32 program can be held to
+that: there it is four times that move, and never more than 1e-3.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeseq import runtime
-from edgeseq.errors import ExportError, VerificationError
-from edgeseq.export.oracle import keras_outputs
-from edgeseq.export.probes import SEED, Array, Inputs, batches, random, valid_steps
+from edgeseq.errors import ConfigError, ExportError, VerificationError
+from edgeseq.export.oracle import NotFiniteError, keras_outputs
+from edgeseq.export.probes import BATCHES, SEED, Array, Inputs, Probe, padded_places, probes, random
 from edgeseq.export.reasons import reason
 from edgeseq.export.signature import Signature, signature
+from edgeseq.model_file import Port
 
 TOLERANCE = 1e-5
 _ROUNDINGS, _LOOSEST = 4, 1e-3
+_FLOOR, _TINY = 1e-3, 1e-12  # of a channel's scale: of the largest channel's, since channels are sums of the same
 
 _PREFIXES = 24
 
@@ -63,33 +66,61 @@ def verify_offline(
     Raises:
         VerificationError: shapes or values differ; the message names the first step that does.
         ExportError: ONNX Runtime cannot open the file, or Keras fails at every length, or at one of ``must_run``.
+        ConfigError: Keras fails on one of ``own``.
     """
     ports, run = signature(keras_model), _opened(path)
-    worst, loosest, n_sequences = {port.name: 0.0 for port in ports.outputs}, TOLERANCE, 0
-    for inputs in batches(keras_model, ports, own, must_run):
-        expected = keras_outputs(keras_model, inputs)
-        length = inputs[0].shape[1]
-        if isinstance(expected, Exception):
-            failure = expected
-            if length in must_run:
-                raise ExportError(f"Keras cannot run the model at {length} steps: {reason(failure)}") from failure
-            continue
-        valid = valid_steps(keras_model, ports, inputs)
-        where = f"Keras and {path.name} on input {', '.join(str(x.shape) for x in inputs)}"
-        got, nudged = (run(ports, each, where) for each in (inputs, [_nudged(x, valid) for x in inputs]))
-        for port, y, ours, moved in zip(ports.outputs, expected, got, nudged, strict=True):
-            tolerance = _tolerance(ours, moved)
+    ran = list(_expected(keras_model, ports, own, must_run))
+    ordinary = [expected for probe, expected in ran if not probe.large]
+    scales = [_scale([ys[i] for ys in ordinary], port) for i, port in enumerate(ports.outputs)]
+    worst, loosest = {port.name: 0.0 for port in ports.outputs}, TOLERANCE
+    for probe, expected in ran:
+        where = f"Keras and {path.name} on input {', '.join(str(x.shape) for x in probe.inputs)}"
+        kept = padded_places(keras_model, ports, probe.inputs)
+        moved = [_nudged(x, places) for x, places in zip(probe.inputs, kept, strict=True)]
+        answers = zip(ports.outputs, expected, run(ports, probe.inputs, where), run(ports, moved, where), strict=True)
+        for (port, y, ours, nudged), usual in zip(answers, scales, strict=True):
+            scale = np.maximum(usual, _scale([y], port)) if probe.large else usual
+            tolerance = _tolerance(_channels(ours, port), _channels(nudged, port), scale)
             at = where if len(ports.outputs) == 1 else f"{where}, output {port.name!r}"
-            difference = compare(y, ours, at, tolerance=tolerance)
-            worst[port.name] = max(worst[port.name], difference)
-            loosest = max(loosest, float(np.max(tolerance, initial=0.0)))
-        n_sequences += len(inputs[0])
-    if n_sequences == 0:
+            if probe.large:
+                tolerance, at = np.where(tolerance < _LOOSEST, _LOOSEST, np.finfo(np.float64).max), f"{at} x 100"
+            difference = compare(y, ours, at, tolerance=tolerance, scale=scale)
+            if not probe.large:
+                worst[port.name] = max(worst[port.name], difference)
+                loosest = max(loosest, float(np.max(tolerance, initial=0.0)))
+    return Verification(worst, sum(len(probe.inputs[0]) for probe, _ in ran), loosest)
+
+
+def _expected(
+    keras_model: Any, ports: Signature, own: Sequence[Inputs], must_run: Sequence[int]
+) -> Iterator[tuple[Probe, list[Array]]]:
+    """What Keras gives for each probe that it can run; at least one that is not of large values."""
+    failure: Exception = ValueError("no sequence")
+    n_ordinary, failed = 0, []
+    for probe in probes(keras_model, ports, own, must_run):
+        expected = keras_outputs(keras_model, probe.inputs)
+        if not isinstance(expected, Exception):
+            n_ordinary += not probe.large
+            yield probe, expected
+        elif probe.own is not None:
+            raise ConfigError(
+                f"check_inputs[{probe.own}]: Keras itself cannot run the model on it: {reason(expected)}; leave it out"
+            ) from expected
+        elif probe.must_run and ports.any_length:
+            length = next(x.shape[1] for x, port in zip(probe.inputs, ports.inputs, strict=True) if port.has_time)
+            raise ExportError(f"Keras cannot run the model at {length} steps: {reason(expected)}") from expected
+        elif not probe.large:
+            failure = expected
+            if probe.must_run and not isinstance(expected, NotFiniteError):
+                failed.append((len(probe.inputs[0]), expected))
+    if 0 < len(failed) < len(BATCHES) and ports.batch is None:
+        size, error = failed[0]
+        raise ExportError(f"Keras cannot run the model on a batch of {size}, but on others: {reason(error)}") from error
+    if n_ordinary == 0:
         raise ExportError(
             f"Keras itself cannot run the model at any length tried: {reason(failure)}; if its inputs are of different "
             "lengths, give sequences of your own as check_inputs"
         ) from failure
-    return Verification(worst, n_sequences, loosest)
 
 
 def _opened(path: Path) -> Callable[[Signature, Inputs, str], list[Array]]:
@@ -123,17 +154,18 @@ def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] =
     rng = np.random.default_rng(SEED)
     longest = min((model.warm_up or 0) + 40, 3000)
     sequences = [random(rng, (length, *model.input.shape), model.input.dtype, vocabulary) for length in (1, 9, longest)]
-    worst = 0.0
+    (port,) = offline.description.outputs
+    worst, scale = 0.0, _scale([offline.run(x)[None] for x in [*sequences, *(x for (x,) in own)]], port)
     for x in [*sequences, *(x for (x,) in own)]:
         expected, steps = offline.run(x), np.arange(len(x))
-        tolerance = _tolerance(expected, offline.run(_nudged(x)))
+        tolerance = _tolerance(expected, offline.run(_nudged(x)), scale)
         if model.description.law == "prefix":
             steps = np.unique(np.linspace(0, len(x) - 1, _PREFIXES).astype(int))
             expected = np.stack([offline.run(x[: t + 1]) for t in steps])
         for way, got in _streamed(model, x, rng):
             where = f"{offline_path.name} and {stream_path.name} {way} on {len(x)} samples"
             here = got[steps] if len(got) == len(x) else got  # another length is told as the wrong shape that it is
-            worst = max(worst, compare(expected, here, where, tolerance=tolerance))
+            worst = max(worst, compare(expected, here, where, tolerance=tolerance, scale=scale))
     return worst
 
 
@@ -145,20 +177,24 @@ def _streamed(model: runtime.Model, x: Array, rng: np.random.Generator) -> Itera
     yield f"in chunks cut at {cuts.tolist()}", np.concatenate([stream.push(chunk) for chunk in np.split(x, cuts)])
 
 
-def _nudged(x: Array, valid: Array | None = None) -> Array:
-    """``x`` with every value moved by its last bit, up or down at random; tokens and padding as they are."""
+def _nudged(x: Array, kept: Array | None = None) -> Array:
+    """``x`` with every value moved by its last bit, up or down at random; tokens, zeros and padding as they are."""
     if x.dtype.kind != "f":
         return x
     towards = np.random.default_rng(SEED).choice([-np.inf, np.inf], size=x.shape).astype(x.dtype)
-    nudged: Array = np.nextafter(x, towards)
-    if valid is None or x.shape[:2] != valid.shape:
-        return nudged
-    return np.where(valid.reshape(*valid.shape, *(1,) * (x.ndim - 2)), nudged, x)
+    still = x == 0 if kept is None else (x == 0) | kept
+    return np.where(still, x, np.nextafter(x, towards))
 
 
-def _scale(y: Array) -> Array:
-    """Of each channel, (K,): its largest value, at least 1."""
-    scale: Array = np.maximum(1.0, _largest(y))
+def _channels(y: Array, port: Port) -> Array:
+    """(..., K), K of 1 for an output without channels."""
+    return y if port.shape else y[..., None]
+
+
+def _scale(ys: Sequence[Array], port: Port) -> Array:
+    """Of each channel, (K,): its largest value in all of ``ys``, and at least a thousandth of the largest channel's."""
+    largest = np.max([_largest(_channels(y, port)) for y in ys], axis=0)
+    scale: Array = np.maximum(largest, max(_FLOOR * float(np.max(largest, initial=0.0)), _TINY))
     return scale
 
 
@@ -168,15 +204,18 @@ def _largest(y: Array) -> Array:
     return largest
 
 
-def _tolerance(y: Array, nudged: Array) -> Array:
-    """Of each channel, (K,), in units of its scale."""
-    moved = _largest(y - nudged) / _scale(y)
+def _tolerance(y: Array, nudged: Array, scale: Array) -> Array:
+    """Of each channel, (K,), in units of its scale. What is no number tells nothing, and loosens nothing."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = np.nan_to_num(_largest(y - nudged) / scale, nan=0.0, posinf=0.0)
     tolerance: Array = np.clip(_ROUNDINGS * moved, TOLERANCE, _LOOSEST)
     return tolerance
 
 
-def compare(expected: Array, got: Array, where: str, *, tolerance: float | Array = TOLERANCE) -> float:
-    """The largest difference in units of the scale of its channel (the largest value expected there, at least 1).
+def compare(
+    expected: Array, got: Array, where: str, *, tolerance: float | Array = TOLERANCE, scale: Array | None = None
+) -> float:
+    """The largest difference in units of ``scale``, (K,): without it, the largest value of the channel, at least 1.
 
     Shapes: (..., K) both; ``tolerance`` a number or (K,).
 
@@ -194,7 +233,8 @@ def compare(expected: Array, got: Array, where: str, *, tolerance: float | Array
         )
     if expected.size == 0:
         return 0.0
-    difference = np.abs(expected.astype(np.float64) - got) / _scale(expected)
+    scale = np.maximum(1.0, _largest(expected)) if scale is None else scale
+    difference = np.abs(expected.astype(np.float64) - got) / scale
     difference[np.isnan(difference)] = np.inf
     if (wrong := np.argwhere(difference > tolerance)).size:
         at = tuple(int(i) for i in wrong[np.argsort(wrong[:, -2 if wrong.shape[1] > 1 else 0], kind="stable")][0])

@@ -123,6 +123,60 @@ def test_a_missing_model_and_a_file_that_is_none(tmp_path: Path) -> None:
     assert "Keras cannot load" in str(run("export", tmp_path / "text.keras"))
 
 
+def test_a_damaged_h5_file(tmp_path: Path) -> None:
+    (tmp_path / "damaged.h5").write_bytes(b"no HDF5")
+    said = str(run("export", tmp_path / "damaged.h5"))
+    assert "Keras cannot load" in said
+    assert "check that the file is whole" in said
+
+
+def test_a_module_to_import_that_is_not_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    said = str(run("export", saved, "-o", saved.parent, "--import", "nosuch"))
+    assert said.startswith("edgeseq: --import nosuch: no such module in")
+
+
+def test_a_module_to_import_that_needs_another(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(saved.parent)
+    (saved.parent / "needy.py").write_text("import nosuch_either")
+    assert "needs 'nosuch_either'" in str(run("export", saved, "-o", saved.parent, "--import", "needy"))
+
+
+LAYERS = """
+import keras
+
+@keras.saving.register_keras_serializable()
+class Thrice(keras.layers.Layer):
+    def call(self, x):
+        return x * 3.0
+"""
+
+
+def test_layers_of_a_module_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mylayers.py").write_text(LAYERS)
+    make = "import keras, mylayers; x = keras.Input((None, 3)); keras.Model(x, mylayers.Thrice()(x)).save('mine.keras')"
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
+    start = "from edgeseq.__main__ import main; main(['export', 'mine.keras', '--import', 'mylayers'])"
+    # As the installed command runs: without the current folder on the path.
+    command = [sys.executable, "-P", "-c", start]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine.onnx").is_file()
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_lambda_of_python_is_sent_to_python(tmp_path: Path, suffix: str) -> None:
+    inputs = keras.Input((None, 3))
+    path = tmp_path / f"model{suffix}"
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2.0)(inputs)).save(path)
+    said = str(run("export", path))
+    assert "export from Python" in said
+    assert "safe_mode=False" in said
+    assert "--import" not in said
+
+
 def test_train_writes_a_model_and_prints_its_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from edgeseq.sessions import Sessions
 

@@ -1,7 +1,7 @@
 """Whether an ONNX file computes what a Keras model does: the one judge of the family tests and of the table.
 
 It runs any file whose ports are in the model's order, ours or another exporter's, on lengths and batches that no
-exporter has seen.
+exporter has seen, and once on large values.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edgeseq.export.signature import Signature, signature
 from edgeseq.export.verify import TOLERANCE, compare
 
 LENGTHS, BATCHES = (1, 2, 7, 77, 300), (1, 2, 5)
+LARGE, LARGE_LENGTH = 30.0, 7  # sensors without normalisation; where the ends of activations show
 VOCABULARY = 11
 
 # What a detour looks like: a loop, or the SpaceToBatch with which TensorFlow emulates a dilation.
@@ -43,7 +44,7 @@ class Verdict:
 def judge(
     model: Any, path: Path, *, padded: bool = False, min_length: int = 1, tolerance: float = TOLERANCE
 ) -> Verdict:
-    """Compare a file with a Keras model on batches of 1, 2 and 5 and on every length, or on the one that it takes."""
+    """Compare on batches of 1, 2 and 5 and on every length, or on the one that the model takes, and on large values."""
     operators = _operators(onnx.load(path).graph)
     n_nodes = len(operators)
     try:
@@ -75,6 +76,11 @@ def _cases(model: Any, *, padded: bool, min_length: int) -> Iterator[tuple[list[
         assert not isinstance(expected, Exception), f"Keras at {length} steps: {expected}"
         for batch in BATCHES if ports.batch is None else (ports.batch,):
             yield inputs, expected, batch
+    if not padded:
+        inputs = [x * LARGE if x.dtype == np.float32 else x for x in sequences(ports, LARGE_LENGTH)]
+        expected = keras_outputs(model, inputs)
+        if not isinstance(expected, Exception):  # where Keras is not finite, a file need not be
+            yield inputs, expected, ports.batch or max(BATCHES)
 
 
 def sequences(ports: Signature, length: int, *, padded: bool = False) -> list[Array]:

@@ -190,6 +190,22 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
         {"MATRIX": KERNEL[:, :, 0].T, "FACTOR": (BIAS + 2)[None, None, None]},
         {"MatMul": 1, "Mul": 1},
     ),
+    "one channel times three numbers is not scaled beforehand, before a product": (
+        "n = ReduceMean<keepdims=1>(input, LAST) m = Mul(n, ROW) output = MatMul(m, MATRIX)",
+        {"LAST": np.array([-1]), "ROW": ROW, "MATRIX": KERNEL[:, :, 0].T},
+        {"ReduceMean": 1, "Mul": 1, "MatMul": 1},
+    ),
+    "one channel times three numbers is not scaled beforehand, before a convolution": (
+        "n = ReduceMean<keepdims=1>(input, LAST) m = Mul(ROW, n) t = Transpose<perm=[0,2,1]>(m) "
+        "output = Conv<pads=[1,0]>(t, KERNEL, BIAS)",
+        {"LAST": np.array([-1]), "ROW": ROW, "KERNEL": KERNEL, "BIAS": BIAS},
+        {"ReduceMean": 1, "Mul": 1, "Transpose": 1, "Conv": 1},
+    ),
+    "one channel times one number is scaled beforehand": (
+        "n = ReduceMean<keepdims=1>(input, LAST) m = Mul(n, ONE) output = MatMul(m, MATRIX)",
+        {"LAST": np.array([-1]), "ONE": ROW[:1], "MATRIX": KERNEL[:1, :, 0]},
+        {"ReduceMean": 1, "MatMul": 1},
+    ),
     "equal constants make equal expressions": (
         "a = Add(input, ROW) b = Add(input, SAME) output = Mul(a, b)",
         {"ROW": ROW, "SAME": ROW.copy()},

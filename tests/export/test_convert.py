@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +166,7 @@ def test_a_failed_conversion_restores_keras() -> None:
         (lambda: keras.Model(x := keras.Input((None, 2), dtype="uint8"), L.Dense(2)(x)), "int32 or int64, got uint8"),
         (lambda: chain(lambda x: x > 0), "output 'output': expected float32, int32 or int64, got bool; cast it"),
         (lambda: chain(L.Lambda(lambda x: x > 0)), "output 'output': Keras says float32, it computes bool; cast it"),
+        (lambda: chain(L.Dense(4, activation="glu")), r"Keras says \(None, None, 4\), it computes \(None, None, 2\)"),
         (lambda: chain(Broken(name="mine")), "layer 'mine': the conversion failed with .*: over the edge; give the"),
     ],
 )
@@ -207,3 +209,10 @@ def test_a_model_in_another_thread_runs_as_keras_wrote_it() -> None:
 def test_a_second_export_at_the_same_time_is_refused() -> None:
     with lowered(), pytest.raises(ExportError, match="another export runs in this process"):
         to_onnx(chain(L.Dense(2)))
+
+
+def test_the_clean_up_tells_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="onnx_ir"):
+        to_onnx(chain(L.Conv1D(3, 2, padding="causal"), L.BatchNormalization(), L.Dense(2)))
+    assert [record for record in caplog.records if record.name.startswith("onnx_ir")] == []
+    assert logging.getLogger("onnx_ir").level == logging.NOTSET

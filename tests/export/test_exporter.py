@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from keras import layers as L  # noqa: N812
 
 from edgeseq import bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagger
 from edgeseq import runtime as rt
-from edgeseq.errors import ConfigError, ExportError, VerificationError
-from edgeseq.export import export_model, register_lowering
+from edgeseq.errors import ConfigError, ExportError, ModelFileError, VerificationError
+from edgeseq.export import export_model, exporter, register_lowering
 from edgeseq.export.lowering import RULES
+from edgeseq.export.verify import verify_offline
 
 Randomise = Callable[..., Any]
 SMALL: dict[str, Any] = {"nb_filters": 4, "kernel_size": 2, "dilations": (1, 2)}
@@ -158,9 +161,19 @@ class AddsItsLength(L.Layer):  # type: ignore[misc]
         return x + self.shift
 
 
+class CutsIntoFives(L.Layer):  # type: ignore[misc]
+    """Cuts time into parts, which no config tells."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.max(keras.ops.reshape(x, (-1, keras.ops.shape(x)[1] // 5, 5, 3)), axis=2)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return (shape[0], None if shape[1] is None else shape[1] // 5, 3)
+
+
 LENGTH_MATTERS: dict[str, Callable[[Any], Any]] = {
     "cannot be built for any length": lambda x: L.Dense(2)(L.Flatten()(x)),
-    "Keras cannot run the model at 21 steps": L.Reshape((20, 3, 1)),
+    "Keras cannot run the model at 21 steps": CutsIntoFives(),
     "first difference": AddsItsLength(),
 }
 
@@ -265,10 +278,190 @@ def test_wrong_check_inputs(tmp_path: Path, x: Any, message: str) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("out_dir", ["file", "file/under/it"])
+def test_a_file_is_no_folder(tmp_path: Path, out_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(exporter, "to_onnx", lambda model: pytest.fail("converted, to be written nowhere"))
     with pytest.raises(ConfigError, match="expected a folder, got the file"):
-        export_model(tcn_tagger(3, 2, **SMALL), tmp_path / "file")
+        export_model(tcn_tagger(3, 2, **SMALL), tmp_path / out_dir)
+
+
+def test_a_disk_that_fails_leaves_the_older_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tcn_tagger(3, 2, **SMALL)
+    for name in ("g.onnx", "g.stream.onnx"):
+        (tmp_path / name).write_bytes(b"older")
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if self.name == ".g.stream.onnx.new":
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError, match=r"cannot write into .*No space left"):
+        export_model(model, tmp_path, name="g")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"g.onnx": b"older", "g.stream.onnx": b"older"}
+
+
+def test_an_own_sequence_that_keras_cannot_run(tmp_path: Path) -> None:
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, L.Conv1D(2, 6)(inputs))
+    with pytest.raises(ConfigError, match=r"check_inputs\[1\]: Keras itself cannot run the model on it"):
+        export_model(model, tmp_path, check_inputs=[np.zeros((n, 3), np.float32) for n in (9, 5)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_export_in_another_thread_is_refused_and_keras_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, call = tcn_tagger(3, 2, **SMALL), L.Layer.__call__
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:  # the trace is done, and its own lock is free
+        with ThreadPoolExecutor(1) as pool, pytest.raises(ExportError, match="another export runs in this process"):
+            pool.submit(export_model, model, tmp_path / "other").result()
+        return verify_offline(*args, **kwargs)
+
+    monkeypatch.setattr(exporter, "verify_offline", meanwhile)
+    export_model(model, tmp_path, name="g")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.onnx", "g.stream.onnx"]
+    assert L.Layer.__call__ is call
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_an_export_draws_none_of_the_users_random_numbers(tmp_path: Path, seeded: bool) -> None:
+    inputs = keras.Input((20, 3))
+    model = keras.Model(inputs, L.Dense(2)(L.Dropout(0.5)(L.Conv1D(4, 3, padding="causal")(inputs))))
+    drawn = []
+    for export in (False, True):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(7)
+        if seeded:
+            keras.random.normal((1,))
+        if export:
+            export_model(model, tmp_path, name="g")
+        drawn.append((random.random(), np.random.default_rng(0).random(), np.random.rand(), _keras_number()))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+
+
+def _keras_number() -> float:
+    return float(keras.ops.convert_to_numpy(keras.random.normal(())))
+
+
+def test_a_wrong_conversion_of_a_model_of_one_length_is_no_reason_to_keep_it(tmp_path: Path, wrong_rule: Any) -> None:
+    inputs = keras.Input((2, 3))  # at its own two steps the wrong rule is right
+    model = keras.Model(inputs, wrong_rule()(inputs))
+    for dynamic_time in (None, True):
+        with pytest.raises(VerificationError, match="first difference at step"):
+            export_model(model, tmp_path, name="w", dynamic_time=dynamic_time)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reason_for_one_length_does_not_say_that_nothing_was_written(tmp_path: Path) -> None:
+    inputs = keras.Input((20, 3))
+    report = export_model(keras.Model(inputs, AddsItsLength()(inputs)), tmp_path, name="w")
+    assert "first difference" in str(report.one_length)
+    assert "nothing was written" not in str(report.one_length)
+
+
+FROZEN: dict[str, Callable[[Any], Any]] = {
+    "operation GetItem holds 10": lambda x: x[:, x.shape[1] // 2],
+    "operation GetItem holds 5,": lambda x: keras.ops.concatenate([x[:, :5], x[:, -5:]], axis=1),
+    "operation TrueDivide holds 20": lambda x: keras.ops.sum(x, axis=1) / x.shape[1],
+    "operation Multiply holds 0.05": lambda x: keras.ops.sum(x, axis=1) * (1 / x.shape[1]),
+    "operation Take holds 10": lambda x: keras.ops.take(x, 10, axis=1),
+    "(RepeatVector) holds 20": lambda x: L.RepeatVector(20)(L.GlobalMaxPooling1D()(x)),
+    "(AveragePooling1D) holds 20": L.AveragePooling1D(20, padding="same"),
+    "(Reshape) holds 20": L.Reshape((20, 3, 1)),
+}
+
+
+@pytest.mark.parametrize("reason", FROZEN)
+def test_a_length_that_is_seen_in_the_model_is_kept_with_the_reason(tmp_path: Path, reason: str) -> None:
+    inputs = keras.Input((20, 3))
+    model = keras.Model(inputs, FROZEN[reason](inputs))
+    report = export_model(model, tmp_path, name="f")
+    assert reason in str(report.one_length)
+    assert rt.load_offline(tmp_path / "f.onnx").description.input.length == 20
+
+
+def test_the_user_knows_better_than_a_length_that_is_seen(tmp_path: Path) -> None:
+    inputs = keras.Input((20, 3))
+    model = keras.Model(inputs, inputs[:, 2:] * 10.0)
+    assert "GetItem holds 2" in str(export_model(model, tmp_path, name="f").one_length)
+    assert export_model(model, tmp_path, name="f", dynamic_time=True).one_length is None
+    assert rt.load_offline(tmp_path / "f.onnx").description.input.length is None
+
+
+def test_a_model_of_one_length_is_verified_at_other_batch_sizes(tmp_path: Path, wrong_batch: Any) -> None:
+    inputs = keras.Input((20, 3))
+    model = keras.Model(inputs, wrong_batch()(inputs))
+    with pytest.raises(VerificationError, match=r"input \(3, 20, 3\): first difference at step \(2, 0, 0\)"):
+        export_model(model, tmp_path, name="w", dynamic_time=False)
+
+
+@pytest.fixture
+def wrong_batch() -> Any:
+    """A layer whose lowering is wrong from the third sequence of a batch on."""
+
+    class Same(L.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x * 1.0
+
+    @register_lowering(Same, why="test")
+    def _later(_native: Any, _layer: Any, x: Any) -> Any:
+        place = keras.ops.cast(keras.ops.arange(keras.ops.shape(x)[0]), "float32")
+        return x + keras.ops.maximum(place - 1.0, 0.0)[:, None, None]
+
+    yield Same
+    del RULES[Same]
+
+
+class OfItsBatch(L.Layer):  # type: ignore[misc]
+    """Takes the one batch size that it was built with."""
+
+    def build(self, shape: Any) -> None:
+        if shape[0] is None:
+            raise ValueError("the batch must be known")
+
+    def call(self, x: Any) -> Any:
+        return x * 2.0
+
+
+@pytest.mark.parametrize("dynamic_time", [None, False])
+@pytest.mark.parametrize("length", [None, 20])
+def test_a_fixed_batch_that_cannot_be_opened_is_refused(tmp_path: Path, length: Any, dynamic_time: Any) -> None:
+    inputs = keras.Input(batch_shape=(2, length, 3))
+    model = keras.Model(inputs, OfItsBatch()(inputs))
+    message = "is built for a batch of 2, and the file must take any: .* the batch must be known; build it with a batch"
+    with pytest.raises(ExportError, match=message):
+        export_model(model, tmp_path, dynamic_time=dynamic_time)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_batch_is_opened_where_the_length_is_kept(tmp_path: Path) -> None:
+    inputs = keras.Input(batch_shape=(2, 20, 3))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(inputs)))
+    assert "cannot be built for any length" in str(export_model(model, tmp_path, name="f").one_length)
+    assert rt.load_offline(tmp_path / "f.onnx").run(np.zeros((20, 3), np.float32)).shape == (2,)
+
+
+def test_a_file_that_the_runtime_refuses_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise ModelFileError("the runtime says no")
+
+    monkeypatch.setattr(exporter, "load_offline", refuse)
+    with pytest.raises(ExportError, match=r"edgeseq\.runtime cannot open the file that was made: the runtime says no"):
+        export_model(bilstm_tagger(3, 2, units=4), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_input_of_any_length_and_one_of_its_own(tmp_path: Path, randomise: Randomise) -> None:
+    a, b = keras.Input((None, 3), name="a"), keras.Input((20, 3), name="b")
+    joined = L.Concatenate()([L.GRU(2)(a), L.Flatten()(b)])
+    report = export_model(randomise(keras.Model([a, b], L.Dense(2)(joined))), tmp_path, name="m")
+    assert report.one_length is not None
+    assert report.verification.n_sequences > 10
+    assert [p.length for p in rt.load_offline(tmp_path / "m.onnx").description.inputs] == [None, 20]
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
@@ -295,6 +488,14 @@ def test_masked_models_are_verified_on_padding(tmp_path: Path, randomise: Random
         ({"label_names": {"gone": "ab"}}, r"label_names: expected the ports \['output'\], got \['gone'\]"),
         ({"check_inputs": [{"gone": 1}]}, r"check_inputs\[0\]: expected the inputs \['input'\], got \['gone'\]"),
         ({"rate_hz": 0}, "rate_hz: expected samples per second above 0, got 0"),
+        ({"rate_hz": True}, "rate_hz: expected samples per second above 0, got True"),
+        ({"name": 5}, "name: expected letters"),
+        ({"name": ""}, "name: expected letters"),
+        ({"feature_names": 3}, "feature_names: expected a list of 3 names, got int"),
+        ({"label_names": [["a"], ["b"]]}, "label_names: expected 2 different names"),
+        ({"label_names": {0: "ab", "x": "ab"}}, "label_names: expected the ports"),
+        ({"check_inputs": np.zeros((5, 3), np.float32)}, "check_inputs: expected a list of sequences, got ndarray"),
+        ({"dynamic_time": "yes"}, "dynamic_time: expected None, True or False, got 'yes'"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

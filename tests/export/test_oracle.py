@@ -73,3 +73,47 @@ def test_a_state_is_given_back() -> None:
     (second,) = outputs(model, zeros(1, 4))
     assert np.array_equal(first, second)
     assert np.array_equal(layer.states[0], np.full((1, 2), 0.5))
+
+
+def test_a_layer_called_by_the_name_of_its_argument() -> None:
+    class Pooled(L.Layer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = L.MaxPooling1D(2)
+
+        def call(self, x: Any) -> Any:
+            return self.pool(inputs=x)
+
+    inputs = keras.Input((None, 3))
+    (y,) = outputs(keras.Model(inputs, Pooled()(inputs)), zeros(2, 4))
+    assert y.shape == (2, 2, 3)
+
+
+def test_a_layer_that_gives_none_beside_its_output() -> None:
+    class Pair(L.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x * 2.0, None
+
+    class Outer(L.Layer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair = Pair()
+
+        def call(self, x: Any) -> Any:
+            return self.pair(x)[0]
+
+    inputs = keras.Input((None, 3))
+    assert outputs(keras.Model(inputs, Outer()(inputs)), zeros(2, 4))[0].shape == (2, 4, 3)
+
+
+def test_whatever_a_layer_raises_is_returned() -> None:
+    class Raises(L.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            if x.shape[1] == 3:
+                raise KeyError("three")
+            return x * 2.0
+
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, Raises()(inputs))
+    assert isinstance(keras_outputs(model, zeros(1, 3)), KeyError)
+    assert not isinstance(keras_outputs(model, zeros(1, 4)), Exception)

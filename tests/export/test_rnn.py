@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import layers as L  # noqa: N812
 
+from edgeseq.errors import UnsupportedLayerError
 from edgeseq.export.convert import to_onnx
+from edgeseq.export.rnn import _ACTIVATIONS
 from edgeseq.export.verify import compare
 from tests.conftest import random_weights
 
@@ -202,6 +204,35 @@ def _both_sides(kind: str) -> tuple[Any, Any]:
 @given(mask=arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 9))))
 def test_any_mask(kind: str, mask: Array) -> None:
     _compare(*_both_sides(kind), _masked(mask))
+
+
+def test_a_mask_of_another_rank_is_refused() -> None:
+    inputs = keras.Input((None, 3))
+    mask = keras.ops.any(inputs != 0, axis=(1, 2))
+    with pytest.raises(UnsupportedLayerError, match="'recurrent': expected a mask with one number for each step"):
+        to_onnx(keras.Model(inputs, L.GRU(2, name="recurrent")(inputs, mask=mask)))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_softplus_is_refused(cell: Any) -> None:
+    # ONNX Runtime's, inside a recurrent operator, is infinite from 89 on.
+    inputs = keras.Input((None, 3))
+    with pytest.raises(UnsupportedLayerError, match="no activation 'softplus'; use one of elu"):
+        to_onnx(keras.Model(inputs, cell(2, activation="softplus")(inputs)))
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e5])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", [f.__name__ for f in _ACTIVATIONS])
+def test_activations_of_large_values(name: str, cell: Any, scale: float) -> None:
+    inputs = keras.Input((None, 3))
+    bounded = name in ("sigmoid", "tanh", "softsign", "hard_sigmoid")  # no other gate is finite in Keras itself
+    gates = {} if cell is L.SimpleRNN else {"recurrent_activation": name if bounded else "sigmoid"}
+    model = random_weights(keras.Model(inputs, cell(4, activation=name, return_sequences=True, **gates)(inputs)))
+    x = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32) * np.float32(scale)
+    expected = np.asarray(model(x))
+    assert np.isfinite(expected).all()
+    compare(expected, _session(model).run(None, {"input": x})[0], name)
 
 
 def test_each_activation_takes_its_own_numbers() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseq import tcn_tagger
-from edgeseq.errors import VerificationError
+from edgeseq.errors import ExportError, VerificationError
 from edgeseq.export import export_model, register_lowering
 from edgeseq.export.lowering import RULES
 from edgeseq.export.verify import TOLERANCE, compare
@@ -78,3 +78,68 @@ def test_a_difference_of_a_thousandth_is_a_mistake_even_there() -> None:
     y = rng.normal(size=(1, 50, 3))
     with pytest.raises(VerificationError, match=r"tolerance 4e-05"):
         compare(y, y + 1e-3, "x", tolerance=4e-5)
+
+
+@pytest.fixture
+def shifted() -> Any:
+    """A layer whose lowering is off by a part of its output."""
+
+    class Same(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x * 1.0
+
+    yield Same
+    del RULES[Same]
+
+
+def test_small_outputs_are_checked_too(tmp_path: Path, shifted: Any) -> None:
+    @register_lowering(shifted, why="test")
+    def _off(_native: Any, _layer: Any, x: Any) -> Any:
+        return x * 1.1
+
+    inputs = keras.Input((None, 2))
+    for small in (1e-6, 1e-9):
+        with pytest.raises(VerificationError, match="first difference"):
+            export_model(keras.Model(inputs, shifted()(inputs) * small), tmp_path, name="m")
+    beside = keras.ops.concatenate([inputs * 1e-4, shifted()(inputs) * 1e-6])
+    with pytest.raises(VerificationError, match="first difference"):  # also beside a channel a hundred times as large
+        export_model(keras.Model(inputs, beside), tmp_path, name="m")
+
+
+def test_an_overflow_of_large_values_is_seen(tmp_path: Path, shifted: Any) -> None:
+    @register_lowering(shifted, why="test")
+    def _overflows(_native: Any, _layer: Any, x: Any) -> Any:
+        return keras.ops.log(keras.ops.exp(x))
+
+    inputs = keras.Input((None, 2))
+    for length in (None, 20):
+        inputs = keras.Input((length, 2))
+        with pytest.raises(VerificationError, match=r"x 100: first difference .* got -?inf"):
+            export_model(keras.Model(inputs, shifted()(inputs)), tmp_path, name="m", dynamic_time=False)
+
+
+def test_outputs_that_are_zero_throughout(tmp_path: Path) -> None:
+    inputs = keras.Input((None, 2))
+    assert export_model(keras.Model(inputs, inputs * 0.0), tmp_path, name="m").verification.offline == 0
+
+
+def test_no_number_does_not_loosen_the_tolerance(tmp_path: Path, shifted: Any) -> None:
+    @register_lowering(shifted, why="test")
+    def _gives_nan(_native: Any, _layer: Any, x: Any) -> Any:
+        return keras.ops.sqrt(x)
+
+    inputs = keras.Input((None, 2))
+    with pytest.raises(VerificationError, match="got nan"):
+        export_model(keras.Model(inputs, shifted()(inputs)), tmp_path, name="m")
+
+
+def test_a_model_that_takes_one_batch_size_only(tmp_path: Path) -> None:
+    class OfTwo(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            if x.shape[0] not in (None, 2):
+                raise ValueError("two, please")
+            return x * 2.0
+
+    inputs = keras.Input((20, 2))
+    with pytest.raises(ExportError, match="cannot run the model on a batch of 1, but on others: two, please"):
+        export_model(keras.Model(inputs, OfTwo()(inputs)), tmp_path, name="m", dynamic_time=False)
