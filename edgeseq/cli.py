@@ -154,24 +154,33 @@ def inspect(
     if as_json:
         print(json.dumps(json.loads(d.to_json()), indent=2))
         return
-    rows = {"kind": f"{d.kind}, law {d.law!r}" if d.kind == "stream" else d.kind}
+    rows: dict[str, str] = {"kind": d.kind}
     for what, channels, ports in (("input", "features", d.inputs), ("output", "labels", d.outputs)):
         for port in ports:
             rows[f"{what} {port.name}"] = f"{port.dtype} {_shape(port)}"
             if port.names:
                 rows[f"  {channels}"] = ", ".join(port.names)
+            if port.timing is not None:
+                rows |= _timing_rows(port.timing)
     rows["sample rate"] = f"{d.rate_hz:g} Hz" if d.rate_hz else "(not given)"
-    if d.receptive_field[0] is not None or d.kind == "stream":
-        past, future = ("all" if n is None else str(n) for n in d.receptive_field)
-        rows["receptive field"] = f"{past} past, {future} future steps"
     if d.kind == "stream":
-        rows["lookahead, hop"] = f"{d.lookahead}, {d.hop} steps"
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
     if d.offline is not None:
         rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
     rows["made with"] = ", ".join(f"{package} {version}" for package, version in d.provenance.items()) or "(not told)"
     rows["graph"] = f"{d.graph_sha256[:12]}, {model.stat().st_size / 1e3:,.0f} kB"
     _table(d.name, rows)
+
+
+def _timing_rows(timing: Any) -> dict[str, str]:
+    past, future = ("all" if n is None else str(n) for n in timing.receptive_field)
+    samples, given = timing.hop
+    return {
+        "  receptive field": f"{past} past, {future} future samples",
+        "  lookahead": f"{timing.lookahead} samples",
+        "  hop": f"{samples} samples" if given == 1 else f"{samples} samples for {given} rows",
+        "  law": timing.law,
+    }
 
 
 def _shape(port: Any) -> str:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -26,8 +26,45 @@ Kind = Literal["offline", "stream"]
 Law = Literal["equal", "prefix"]
 DTypeName = Literal["float32", "float64", "int32", "int64"]
 
+NEVER = 2**40
+"""What a stream's input ``end`` is given until the number of samples is known: 34 years at 1 kHz."""
+
 # Field 14 of ModelProto in onnx.proto: metadata_props.
 _METADATA_PROPS = 14
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a stream gives the rows of one output, and what they equal.
+
+    ``hop`` is (samples, rows): so many samples give so many rows, and row j belongs to sample j · samples / rows. The
+    first ``delay`` rows of the step graph belong to no sample and are dropped. ``lookahead`` is how many samples after
+    its own a row comes at the latest. ``receptive_field`` is (past, future) in samples beside a row's own; None means
+    unbounded. ``law`` is "equal" when row j equals the offline model's row j, and "prefix" when it equals the offline
+    model's output on the samples that it has seen. ``rows`` says how many rows n samples have: for each (multiply, add,
+    divide) in turn, n becomes max(0, (n · multiply + add) // divide). The offline model is defined from ``shortest``
+    samples on: of fewer, some window inside it fits nowhere.
+    """
+
+    receptive_field: tuple[int | None, int | None]
+    law: Law = "equal"
+    lookahead: int = 0
+    hop: tuple[int, int] = (1, 1)
+    delay: int = 0
+    rows: tuple[tuple[int, int, int], ...] = ()
+    shortest: int = 1
+
+    def count_rows(self, n_samples: int) -> int:
+        """How many rows the offline model has for so many samples.
+
+        Example:
+            >>> Timing((0, 2), rows=((1, -2, 1), (1, 1, 2))).count_rows(10)  # a valid convolution, then a stride of 2
+            4
+        """
+        n = n_samples
+        for multiply, add, divide in self.rows:
+            n = max(0, (n * multiply + add) // divide)
+        return n
 
 
 @dataclass(frozen=True)
@@ -36,7 +73,8 @@ class Port:
 
     ``shape`` leaves out batch and time: it is (C,) for a sensor of C channels, () for a token. ``has_time`` is False
     for a port with one value for the whole sequence, and ``length`` is the number of steps of a model that takes (or
-    gives) no other, None for any. ``names`` are those of the channels.
+    gives) no other, None for any. ``names`` are those of the channels. ``timing``, of an output, is known where the
+    model streams exactly.
     """
 
     name: str
@@ -45,6 +83,7 @@ class Port:
     has_time: bool = True
     length: int | None = None
     names: tuple[str, ...] | None = None
+    timing: Timing | None = None
 
     @property
     def array_shape(self) -> tuple[int | None, ...]:
@@ -84,13 +123,14 @@ class OfflineReference:
 class Description:
     """Everything that a model file says of itself.
 
-    ``receptive_field`` is (past, future) in steps beside the current one; None means unbounded. ``lookahead`` and
-    ``hop`` are in steps. ``law`` is "equal" when output t equals the offline model's output t, and "prefix" when it
-    equals the offline model's output on samples 0..t. ``provenance`` names what the file was made from and with.
+    Of a stream: every call takes a multiple of ``granule`` samples, the first ``phase`` of a stream being zeros that
+    belong to no sample; a call does not reach across one of the positions ``cuts``, in samples from the start, those
+    zeros included; and the input ``end`` takes, for each sequence, how many samples it has (``NEVER`` until that is
+    known). ``provenance`` names what the file was made from and with.
 
     Example:
         >>> d = Description(kind="offline", name="m", inputs=(Port("x", "float32", (6,)),),
-        ...                 outputs=(Port("y", "float32", (7,)),), receptive_field=(None, None))
+        ...                 outputs=(Port("y", "float32", (7,)),))
         >>> Description.from_json(d.to_json()) == d
         True
     """
@@ -99,11 +139,11 @@ class Description:
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    receptive_field: tuple[int | None, int | None]
-    law: Law = "equal"
-    lookahead: int = 0
-    hop: int = 1
     state: tuple[StateSpec, ...] = ()
+    granule: int = 1
+    phase: int = 0
+    cuts: tuple[int, ...] = ()
+    end: str | None = None
     rate_hz: float | None = None
     provenance: dict[str, str] = field(default_factory=dict, hash=False)
     offline: OfflineReference | None = None
@@ -161,11 +201,16 @@ def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
     try:
         raw = dict(old)
         source, output = raw.pop("input"), raw.pop("output")
-        source = {**source, "has_time": True, "length": None, "names": raw.pop("feature_names")}
+        source = {**source, "has_time": True, "length": None, "names": raw.pop("feature_names"), "timing": None}
         output = {**output, "has_time": raw.pop("per_step"), "length": None, "names": raw.pop("label_names")}
+        timing: dict[str, Any] = {key: raw.pop(key) for key in ("receptive_field", "law", "lookahead", "hop")}
+        output["timing"] = {**timing, "hop": [timing["hop"], 1], "delay": 0, "rows": [], "shortest": 1}
+        if raw["kind"] == "offline" and timing["receptive_field"] == [None, None]:  # it was not analysed
+            output["timing"] = None
     except (KeyError, TypeError) as error:
         raise _damaged(error) from error
-    return {**raw, "inputs": [source], "outputs": [output], "provenance": {}, "format_version": FORMAT_VERSION}
+    new = {"inputs": [source], "outputs": [output], "granule": 1, "phase": 0, "cuts": [], "end": None, "provenance": {}}
+    return {**raw, **new, "format_version": FORMAT_VERSION}
 
 
 def _damaged(error: Exception) -> ModelFileError:
@@ -178,14 +223,13 @@ def _from_dict(raw: dict[str, Any]) -> Description:
         missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
         raise ModelFileError(f"metadata {METADATA_KEY!r}: missing fields {missing}, unknown fields {unknown}")
     try:
-        past, future = raw["receptive_field"]
         offline = raw["offline"]
         description = Description(
             **{
                 **raw,
                 "inputs": tuple(_port(port) for port in raw["inputs"]),
                 "outputs": tuple(_port(port) for port in raw["outputs"]),
-                "receptive_field": (past, future),
+                "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else OfflineReference(**offline),
             }
@@ -203,8 +247,7 @@ def _check(d: Description) -> None:
         if not right:
             raise ValueError(f"{what}: expected {expected}, got {value!r}")
 
-    for what, value, allowed in (("kind", d.kind, get_args(Kind)), ("law", d.law, get_args(Law))):
-        expect(what, f"one of {allowed}", value, right=value in allowed)
+    expect("kind", f"one of {get_args(Kind)}", d.kind, right=d.kind in get_args(Kind))
     expect("inputs and outputs", "one at least of each", (d.inputs, d.outputs), right=bool(d.inputs and d.outputs))
     ports = [*d.inputs, *d.outputs]
     tensors: list[Port | StateSpec] = [*ports, *d.state]
@@ -219,14 +262,29 @@ def _check(d: Description) -> None:
         expect("length", "steps, or null for any, or without time", port.length, right=right)
         right = port.names is None or port.shape[-1:] == (len(port.names),)
         expect("names", f"one for each of {port.shape}", port.names, right=right)
+        if port.timing is not None:
+            _check_timing(port.timing, expect)
     names = [d.name, d.graph_sha256, *(p.name for p in ports), *(n for s in d.state for n in (s.input, s.output))]
     names += [*d.provenance, *d.provenance.values()]
     expect("names", "texts", names, right=all(isinstance(n, str) for n in names))
-    reach = d.receptive_field
-    expect("receptive_field", "two counts or null", reach, right=all(n is None or _is_count(n) for n in reach))
-    expect("hop", "hop >= 1", d.hop, right=_is_count(d.hop) and d.hop >= 1)
-    expect("lookahead", "lookahead >= 0", d.lookahead, right=_is_count(d.lookahead))
+    expect("granule", "granule >= 1", d.granule, right=_is_count(d.granule) and d.granule >= 1)
+    expect("phase", "phase >= 0", d.phase, right=_is_count(d.phase))
+    expect("cuts", "positions", d.cuts, right=all(_is_count(n) for n in d.cuts))
+    expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
+
+
+def _check_timing(t: Timing, expect: Callable[..., None]) -> None:
+    expect("law", f"one of {get_args(Law)}", t.law, right=t.law in get_args(Law))
+    reach = t.receptive_field
+    expect("receptive_field", "two counts or null", reach, right=all(n is None or _is_count(n) for n in reach))
+    right = len(t.hop) == 2 and all(_is_count(n) and n >= 1 for n in t.hop)
+    expect("hop", "two numbers >= 1", t.hop, right=right)
+    expect("lookahead", "lookahead >= 0", t.lookahead, right=_is_count(t.lookahead))
+    expect("delay", "delay >= 0", t.delay, right=_is_count(t.delay))
+    expect("shortest", "shortest >= 1", t.shortest, right=_is_count(t.shortest) and t.shortest >= 1)
+    right = all(len(step) == 3 and all(type(n) is int for n in step) and step[2] >= 1 for step in t.rows)
+    expect("rows", "triples of whole numbers", t.rows, right=right)
 
 
 def _is_count(value: Any) -> bool:
@@ -238,7 +296,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _port(raw: Mapping[str, Any]) -> Port:
-    return Port(**{**raw, "shape": tuple(raw["shape"]), "names": _names(raw["names"])})
+    timing = raw["timing"]
+    if timing is not None:
+        past, future = timing["receptive_field"]
+        rows = tuple(tuple(step) for step in timing["rows"])
+        timing = Timing(**{**timing, "receptive_field": (past, future), "hop": tuple(timing["hop"]), "rows": rows})
+    return Port(**{**raw, "shape": tuple(raw["shape"]), "names": _names(raw["names"]), "timing": timing})
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

@@ -41,7 +41,6 @@ def describe_offline(ports: Signature, about: About) -> Description:
         name=about.name,
         inputs=_named("feature_names", ports.inputs, about.feature_names),
         outputs=_named("label_names", ports.outputs, about.label_names),
-        receptive_field=(None, None),
         rate_hz=None if rate_hz is None else float(rate_hz),
         provenance={
             "opset": str(OPSET),
@@ -77,9 +76,12 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
     return replace(
         offline,
         kind="stream",
-        law=step.law,
         outputs=tuple(replace(port, has_time=True) for port in offline.outputs),
         state=step.state,
+        granule=step.granule,
+        phase=step.phase,
+        cuts=step.cuts,
+        end=step.end,
         offline=OfflineReference(offline_file, offline.graph_sha256),
     )
 

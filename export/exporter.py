@@ -206,7 +206,8 @@ def _make(
     own = _checked(check_inputs, description.inputs)
     step, why_not = _try_streamify(converted.model)
     if step is not None:
-        description = replace(description, receptive_field=(step.past, 0))
+        timed = zip(description.outputs, step.timings, strict=True)
+        description = replace(description, outputs=tuple(replace(port, timing=timing) for port, timing in timed))
     files = [scratch / f"{about.name}.onnx"]
     description = _write(files[0], converted.model, description)
     _check_opens(files[0])

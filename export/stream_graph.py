@@ -1,15 +1,17 @@
 """The step graph while it is being built, and what is known about each of its tensors.
 
 ``Timed`` says what one tensor of the offline graph is to time; ``StepGraph`` is the graph that a rule writes into:
-operators, constants, and states. Invariant: a state is declared once, its successor is set once, and both have a
-leading batch axis.
+operators, constants, states, and masks of the rows that belong to the sequence. Invariant: a state is declared once,
+its successor is set once, and both have a leading batch axis.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,26 @@ DTYPES: dict[DTypeName, ir.DataType] = {
     "int32": ir.DataType.INT32,
     "int64": ir.DataType.INT64,
 }
+END = int(np.iinfo(np.int64).max)
+
+Rows = tuple[tuple[int, int, int], ...]
+"""How many rows n samples have; see ``edgeseq.model_file.Timing.rows``."""
+
+
+def then(rows: Rows, multiply: int, add: int, divide: int) -> Rows:
+    """``rows``, then n becomes max(0, (n · multiply + add) // divide); in lowest terms, so that equals look equal.
+
+    Example:
+        >>> then(((2, 0, 1),), 1, 1, 2)  # every row twice, then every second one
+        ()
+    """
+    # One step for two, unless what a short sequence lacks (max with 0) or a multiple of a floor must be told apart.
+    if rows and (multiply == 1 or rows[-1][2] == 1) and (rows[-1][1] >= 0 or add < divide):
+        *before, (m, a, d) = rows
+        return then(tuple(before), multiply * m, multiply * a + add * d, divide * d)
+    common = math.gcd(multiply, divide)
+    step = (multiply // common, add // common, divide // common)
+    return rows if step == (1, 0, 1) else (*rows, step)
 
 
 class TimeAxis(Enum):
@@ -38,15 +60,24 @@ class TimeAxis(Enum):
 class Timed:
     """One tensor that depends on the input.
 
-    ``value`` is the step graph's tensor and ``axis`` its time axis. ``past`` counts the steps before the current one
-    that influence it (None: all). ``offline`` says what became of the time axis in the offline graph: after a pool or
-    a last-step selection the step graph goes on giving one value per step, the one of the prefix that ends there.
-    ``rank`` is the offline tensor's; who builds a ``Timed`` in a rule leaves it, ``streamify`` sets it.
+    ``value`` is the step graph's tensor and ``axis`` its time axis. ``hop`` is how many samples there are to one row.
+    Row i of the stream is row i - ``delay`` of the offline tensor, which has ``rows`` of them; the stream's rows before
+    and after those hold anything, or zeros if ``blank``. ``past`` and ``future`` are the samples before and after a
+    row's own that influence it (None: all). A ``backwards`` tensor is kept in the order of the samples. ``offline``
+    says what became of the time axis in the offline graph: after a pool or a last-step selection the step graph goes
+    on giving one value per step, the one of the prefix that ends there. ``rank`` is the offline tensor's; who builds a
+    ``Timed`` in a rule leaves it, ``streamify`` sets it.
     """
 
     value: ir.Value
     axis: int
-    past: int | None = 0
+    hop: Fraction = Fraction(1)
+    delay: int = 0
+    rows: Rows = ()
+    blank: bool = False
+    past: Fraction | None = Fraction(0)
+    future: Fraction = Fraction(0)
+    backwards: bool = False
     offline: TimeAxis = TimeAxis.FULL
     rank: int = 0
 
@@ -61,14 +92,34 @@ class Timed:
         return axis + 1 if self.gone and axis >= self.axis else axis
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What must be known of the whole graph before it is written, found by walking it once.
+
+    ``granule``: every call takes a multiple of so many samples. ``phase``: so many rows of zeros come before the first
+    sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
+    """
+
+    granule: int = 1
+    phase: int = 0
+    depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
+
+
 @dataclass
 class StepGraph:
-    """Nodes, constants and states of the step graph under construction."""
+    """Nodes, constants, states and masks of the step graph under construction."""
 
+    plan: Plan
+    sample: ir.Value
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     states: dict[ir.Value, StateSpec] = field(default_factory=dict)
     successors: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    granule: int = 1
+    depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
+    cuts: set[int] = field(default_factory=set)
+    end: ir.Value | None = None
+    _once: dict[Any, Any] = field(default_factory=dict)
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Add a node with one output."""
@@ -96,6 +147,11 @@ class StepGraph:
             self.initializers[key] = ir.val(key, const_value=ir.tensor(array, name=key))
         return self.initializers[key]
 
+    def scalar(self, value: float, dtype: Any = np.int64) -> ir.Value:
+        """An initializer of rank 0."""
+        array = np.array(value, dtype)
+        return self.constant(array, f"scalar_{array.dtype.name}_{value}")
+
     def state(self, kind: str, shape: Sequence[int], *, dtype: DTypeName = "float32", initial: float = 0.0) -> ir.Value:
         """Declare an array that is carried between calls, and read it; ``shape`` is without the batch axis."""
         name = f"{len(self.states)}_{kind}"
@@ -106,6 +162,136 @@ class StepGraph:
     def carry(self, state: ir.Value, successor: ir.Value) -> None:
         """Set what the next call reads as ``state``."""
         self.successors[state] = successor
+
+    def slice(self, x: ir.Value, axis: int, start: int, end: int = END) -> ir.Value:
+        """Some of the rows, by constant positions."""
+        return self.op("Slice", x, *(self.constant([n]) for n in (start, end, axis)))
+
+    def with_history(self, x: Timed, n_rows: int, fill: float = 0.0) -> ir.Value:
+        """The chunk behind the ``n_rows`` rows that came before it; at the start those are ``fill``."""
+        once = ("history", x.value, n_rows, fill)
+        if once not in self._once:
+            sizes, at = self.sizes(x), max(x.axis, 1) - 1
+            state = self.state("rows", [*sizes[:at], n_rows, *sizes[at:]], initial=fill)
+            turned = [1, 0, *range(2, x.rank)] if x.axis == 0 else None  # a state has its batch first
+            history = self.op("Transpose", state, perm=turned) if turned else state
+            joined = self.op("Concat", history, x.value, axis=x.axis)
+            last = self.slice(joined, x.axis, -n_rows)
+            self.carry(state, self.op("Transpose", last, perm=turned) if turned else last)
+            self._once[once] = joined
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def sizes(self, x: Timed) -> tuple[int, ...]:
+        """Sizes of the tensor's axes but for batch and time."""
+        sizes: tuple[int, ...] | None = self._once.get(("sizes", x.value))
+        if sizes is None:
+            raise NotStreamableError(
+                f"tensor {x.value.name!r} has axes of unknown size beside batch and time, so it is unknown what a "
+                "stream must keep of it; give the model a known number of channels, or run ONNX shape inference on it"
+            )
+        return sizes
+
+    def knows_sizes(self, value: ir.Value, sizes: Sequence[int]) -> None:
+        """Remember the sizes of the axes but for batch and time; a history needs them."""
+        self._once[("sizes", value)] = tuple(sizes)
+
+    def copies_sizes(self, source: ir.Value, value: ir.Value) -> None:
+        """Let ``value`` have the sizes of ``source``."""
+        self._once[("sizes", value)] = self._once.get(("sizes", source))
+
+    def takes_whole_rows(self, hop: Fraction) -> None:
+        """Let every call have at least one row of a tensor with this hop."""
+        self.granule = math.lcm(self.granule, hop.numerator)
+
+    def rows_a_granule(self, hop: Fraction) -> int:
+        """How many rows of a tensor with this hop the smallest call has."""
+        return int(self.plan.granule / hop) if (self.plan.granule / hop).denominator == 1 else 1
+
+    def valid(self, x: Timed) -> ir.Value:
+        """Which rows of this chunk belong to the sequence: booleans that broadcast against ``x.value``."""
+        layout = (x.axis, x.rank + x.gone)
+        key = (x.hop, x.rows)
+        self.depths[key] = max(self.depths.get(key, 0), x.delay)
+        depth = max(self.plan.depths.get(key, 0), x.delay)
+        once = ("valid", key, layout, depth)
+        if once not in self._once:
+            self._once[once] = self.op("Unsqueeze", self._inside(x.hop, x.rows, depth), self._other_axes(layout))
+        wide: ir.Value = self._once[once]
+        if depth == 0:
+            return wide
+        sliced = ("valid slice", once, x.delay)
+        if sliced not in self._once:
+            self._once[sliced] = self.slice(wide, x.axis, depth - x.delay, -x.delay if x.delay else END)
+        return self._once[sliced]  # type: ignore[no-any-return]
+
+    def masked(self, x: Timed, fill: ir.Value) -> ir.Value:
+        """``x`` with ``fill`` in the rows that belong to no sample. By choice, not by a product: 0 · NaN is NaN."""
+        once = ("masked", x.value, fill)
+        if once not in self._once:
+            self._once[once] = self.op("Where", self.valid(x), x.value, fill)
+            self.copies_sizes(x.value, self._once[once])
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def _other_axes(self, layout: tuple[int, int]) -> ir.Value:
+        axis, rank = layout
+        return self.constant([i for i in range(1, rank) if i != axis])
+
+    def _inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
+        """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
+        once = ("inside", hop, rows, depth)
+        if once not in self._once:
+            reach = self.op("Range", self.scalar(-depth), self._count(hop), self.scalar(1))
+            numbers = self.op("Add", self.base(hop), reach)
+            started = self.op("GreaterOrEqual", numbers, self.scalar(0))
+            self._once[once] = self.op("And", started, self.op("Less", numbers, self._ends(rows)))
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def base(self, hop: Fraction) -> ir.Value:
+        """(B, 1): the number of this chunk's first row."""
+        return self._per_hop("base", self.position(), hop)
+
+    def _count(self, hop: Fraction) -> ir.Value:
+        """How many rows this chunk has, a scalar."""
+        if "samples" not in self._once:
+            self._once["samples"] = self.op("Gather", self.op("Shape", self.sample), self.scalar(1), axis=0)
+        return self._per_hop("count", self._once["samples"], hop)
+
+    def next_base(self, hop: Fraction) -> ir.Value:
+        """(B, 1): the number of the next chunk's first row."""
+        once = ("next", hop)
+        if once not in self._once:
+            self._once[once] = self.op("Add", self.base(hop), self._count(hop))
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def _per_hop(self, what: str, samples: ir.Value, hop: Fraction) -> ir.Value:
+        once = (what, hop)
+        if once not in self._once:
+            more = samples if hop.denominator == 1 else self.op("Mul", samples, self.scalar(hop.denominator))
+            self._once[once] = more if hop.numerator == 1 else self.op("Div", more, self.scalar(hop.numerator))
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def position(self) -> ir.Value:
+        """(B, 1): how many samples came before this chunk, the phase included."""
+        if "position" not in self._once:
+            position = self.state("position", [1], dtype="int64")
+            self._once["position"] = position
+            self.carry(position, self.next_base(Fraction(1)))
+        return self._once["position"]  # type: ignore[no-any-return]
+
+    def _ends(self, rows: Rows) -> ir.Value:
+        """(B, 1): how many rows the sequence has."""
+        once = ("ends", rows)
+        if once not in self._once:
+            if not rows:
+                self.end = ir.val("end", dtype=ir.DataType.INT64, shape=["batch"])
+                self._once[once] = self.op("Unsqueeze", self.end, self.constant([1]))
+            else:
+                *before, (multiply, add, divide) = rows
+                n = self._ends(tuple(before))
+                for op_type, operand, neutral in (("Mul", multiply, 1), ("Add", add, 0), ("Div", divide, 1)):
+                    n = n if operand == neutral else self.op(op_type, n, self.scalar(operand))
+                self._once[once] = self.op("Max", n, self.scalar(0))
+        return self._once[once]  # type: ignore[no-any-return]
 
 
 def refuse(node: ir.Node, reason: str, fix: str) -> NotStreamableError:

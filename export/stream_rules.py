@@ -1,44 +1,30 @@
 """One rule per ONNX operator: what it does to time, and how one chunk of it is computed.
 
-A rule gets the step graph, the offline node, and for each input either a ``Timed`` tensor, a constant of the step
-graph, or None; it writes nodes for a chunk of any length T >= 1 and returns a ``Timed`` for each output that it can
-stream. A rule that cannot keep the law refuses with the reason and what to do. To support one more operator, add one
-function here; ``docs/streaming.md`` has a worked example.
+Here are the operators that work on each step alone, those that move axes, and those that slide along time. Operators
+that carry a state of their own are in ``edgeseq.export.stream_memory``. To support one more operator, add one function;
+``docs/streaming.md`` has a worked example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
 
+from edgeseq.export import stream_memory as stream_memory  # noqa: PLC0414  registers its rules
 from edgeseq.export.cleanup import ELEMENTWISE, constant, permutation
-from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then
+from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, farthest, first, streams, values
+from edgeseq.export.stream_windows import aligned, slide
 
-Argument = Timed | ir.Value | None
-Rule = Callable[[StepGraph, ir.Node, list[Argument]], Sequence[Timed | None]]
-RULES: dict[str, Rule] = {}
+__all__ = ["RULES", "Argument"]
 
-_END = int(np.iinfo(np.int64).max)
+_FAR = np.iinfo(np.int32).max
 _LOWEST = float(np.finfo(np.float32).min)
-_REARRANGE = "rearrange the model so that this axis operation leaves batch and time alone"
-
-
-def streams(*op_types: str) -> Callable[[Rule], Rule]:
-    """Register the decorated rule for these operators."""
-
-    def register(rule: Rule) -> Rule:
-        for op_type in op_types:
-            RULES[op_type] = rule
-        return rule
-
-    return register
-
 
 # Operators that work on each step alone.
-
 
 _POINTWISE = {
     *ELEMENTWISE,
@@ -57,23 +43,44 @@ _POINTWISE = {
 }
 _POINTWISE |= {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "ThresholdedRelu"}
 
+# f(0) = 0: rows of zeros stay zeros.
+_ZERO_TO_ZERO = {
+    "Relu",
+    "Tanh",
+    "Elu",
+    "Selu",
+    "LeakyRelu",
+    "Softsign",
+    "Erf",
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Identity",
+    "Sign",
+}
+
 
 @streams(*sorted(_POINTWISE))
 def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     timed = [a for a in arguments if isinstance(a, Timed)]
-    first = timed[0]
-    if any(a.offline is not first.offline for a in timed):
+    head = timed[0]
+    if any(a.offline is not head.offline for a in timed):
         raise refuse(
             node,
             "it combines every step with a value of the whole sequence, so early outputs depend on late samples",
             "pool at the end of the model only",
         )
-    if any((a.axis, a.rank) != (first.axis, first.rank) for a in timed):
-        raise refuse(node, "its inputs have time at different axes", _REARRANGE)
+    if any((a.axis, a.rank) != (head.axis, head.rank) for a in timed):
+        raise refuse(node, "its inputs have time at different axes", REARRANGE)
     for argument in arguments:
         if isinstance(argument, ir.Value):
-            _constant_along_time(node, argument, first)
-    return [replace(first, value=step.copy(node, _values(arguments))[0], past=_farthest(timed))]
+            _constant_along_time(node, argument, head)
+    late = aligned(step, node, timed)
+    in_turn = iter(late)
+    inputs = [next(in_turn).value if isinstance(a, Timed) else a for a in arguments]
+    past, future = farthest(late)
+    blank = node.op_type in _ZERO_TO_ZERO and head.blank
+    return [replace(late[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=blank)]
 
 
 @streams("MatMul")
@@ -82,44 +89,78 @@ def _matmul(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     if not isinstance(x, Timed) or isinstance(weight, Timed) or weight is None:
         raise refuse(node, "the product is not (tensor over time) x (constant)", "attention over time cannot stream")
     if weight.shape is None or len(weight.shape) != 2 or x.lift(-1) == x.axis:
-        raise refuse(node, "the product mixes time steps", _REARRANGE)
-    return [replace(x, value=step.copy(node, _values(arguments))[0])]
+        raise refuse(node, "the product mixes time steps", REARRANGE)
+    return [replace(x, value=step.copy(node, values(arguments))[0])]
+
+
+@streams("Gemm")
+def _gemm(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
+    attributes = node.attributes
+    weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if not x.gone or weight is None or attributes.get_int("transA", 0) != 0:
+        raise refuse(node, "only a Gemm of one vector a sequence by a constant streams", "use a MatMul")
+    weight = weight.T if attributes.get_int("transB", 0) else weight
+    weight = np.asarray(weight * attributes.get_float("alpha", 1.0), np.float32)
+    y = step.op("MatMul", x.value, step.constant(weight, f"{node.inputs[1].name}_turned"))  # type: ignore[union-attr]
+    if bias is not None:
+        scaled = np.asarray(bias * attributes.get_float("beta", 1.0), np.float32)
+        y = step.op("Add", y, step.constant(scaled, f"{node.inputs[2].name}_scaled"))  # type: ignore[union-attr]
+    return [replace(x, value=y, blank=False)]
 
 
 @streams("Concat")
 def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     timed = [a for a in arguments if isinstance(a, Timed)]
-    first = timed[0]
-    if len(timed) < len(arguments) or any((a.axis, a.offline) != (first.axis, first.offline) for a in timed):
-        raise refuse(node, "its inputs are not all over time at the same axis", _REARRANGE)
-    axis = first.lift(node.attributes.get_int("axis"))
-    if axis == first.axis:
+    head = timed[0]
+    if len(timed) < len(arguments) or any((a.axis, a.offline) != (head.axis, head.offline) for a in timed):
+        raise refuse(node, "its inputs are not all over time at the same axis", REARRANGE)
+    axis = head.lift(node.attributes.get_int("axis"))
+    if axis == head.axis:
         raise refuse(node, "it joins sequences end to end", "join channels instead")
-    return [replace(first, value=step.copy(node, _values(arguments), axis=axis)[0], past=_farthest(timed))]
+    late = aligned(step, node, timed)
+    past, future = farthest(late)
+    y = step.copy(node, values(late), axis=axis)[0]
+    return [replace(late[0], value=y, past=past, future=future, blank=all(x.blank for x in late))]
 
 
 @streams("Softmax", "LogSoftmax", "LayerNormalization")
 def _along_channels(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
-    x = _first(node, arguments)
+    x = first(node, arguments)
     axis = x.lift(node.attributes.get_int("axis", -1))
     if axis == x.axis or (node.op_type == "LayerNormalization" and axis < x.axis):
         raise refuse(node, f"{node.op_type} over time needs the whole sequence", "normalise over channels instead")
-    return [replace(x, value=step.copy(node, _values(arguments), axis=axis)[0])]
+    return [replace(x, value=step.copy(node, values(arguments), axis=axis)[0], blank=False)]
+
+
+@streams("BatchNormalization")
+def _batch_normalization(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
+    if x.axis == 1:
+        raise refuse(node, "its channels are at the axis of time", REARRANGE)
+    return [replace(x, value=step.copy(node, values(arguments))[0], blank=False)]
+
+
+@streams("Dropout")
+def _dropout(_step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    return [first(node, arguments)]  # at inference it passes its input on
+
+
+# Operators that move axes.
 
 
 @streams("Transpose")
 def _transpose(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = _first(node, arguments)
+    x = first(node, arguments)
     perm = [x.lift(axis) for axis in permutation(node)]
     if x.gone:
         perm.insert(x.axis, x.axis)
-    y = step.copy(node, [x.value], perm=perm)[0]
-    return [replace(x, value=y, axis=perm.index(x.axis))]
+    return [replace(x, value=step.copy(node, [x.value], perm=perm)[0], axis=perm.index(x.axis))]
 
 
 @streams("Squeeze")
 def _squeeze(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = _first(node, arguments)
+    x = first(node, arguments)
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is None:
         raise refuse(node, "the axes are not constant", "give them as an initializer")
@@ -127,216 +168,215 @@ def _squeeze(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[
     offline = x.offline
     if x.axis in dropped:
         if offline is not TimeAxis.LAST:
-            raise refuse(node, "it drops the time axis, which holds one step only by accident", _REARRANGE)
+            raise refuse(node, "it drops the time axis, which holds one step only by accident", REARRANGE)
         dropped.remove(x.axis)
         offline = TimeAxis.GONE
     y = step.op("Squeeze", x.value, step.constant(dropped)) if dropped else x.value
-    axis = x.axis - sum(d < x.axis for d in dropped)
-    return [replace(x, value=y, axis=axis, offline=offline)]
+    return [replace(x, value=y, axis=x.axis - sum(d < x.axis for d in dropped), offline=offline)]
+
+
+@streams("Unsqueeze")
+def _unsqueeze(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if axes is None or x.gone:
+        raise refuse(node, "it adds an axis after time is gone, or one that is not constant", REARRANGE)
+    rank = x.rank + len(axes)
+    new = {int(axis) % rank for axis in axes}
+    kept = [axis for axis in range(rank) if axis not in new]
+    return [replace(x, value=step.copy(node, values(arguments))[0], axis=kept[x.axis])]
+
+
+@streams("Split")
+def _split(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
+    x = first(node, arguments)
+    axis = x.lift(node.attributes.get_int("axis", 0))
+    if axis in (x.axis, 0):
+        raise refuse(node, "it parts the sequence, or the batch", "split channels instead")
+    return [replace(x, value=part) for part in step.copy(node, values(arguments), axis=axis)]
 
 
 @streams("Gather")
 def _gather(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     table, tokens = arguments
-    if not isinstance(tokens, Timed) or not isinstance(table, ir.Value) or node.attributes.get_int("axis", 0) != 0:
-        raise refuse(node, "only a look-up of tokens in a constant table streams", _REARRANGE)
-    return [replace(tokens, value=step.copy(node, _values(arguments))[0])]
+    axis = node.attributes.get_int("axis", 0)
+    if isinstance(tokens, Timed) and isinstance(table, ir.Value) and axis == 0:
+        return [replace(tokens, value=step.copy(node, values(arguments))[0], blank=False)]
+    x, indices = table, constant(node.inputs[1])
+    if not isinstance(x, Timed) or indices is None or indices.ndim > 1:
+        raise refuse(node, "only a look-up of tokens in a constant table, or of constant channels, streams", REARRANGE)
+    at = x.lift(axis)
+    if at == x.axis:
+        if indices.ravel().tolist() != [-1]:
+            raise refuse(node, "it takes steps at fixed places", "select the last step, or every step")
+        return [_last_step(node, x, TimeAxis.LAST if indices.ndim else TimeAxis.GONE)]
+    y = step.copy(node, values(arguments), axis=at)[0]
+    return [replace(x, value=y, axis=x.axis - (indices.ndim == 0 and at < x.axis))]
 
 
-# Operators with a memory.
+@streams("Tile")
+def _tile(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x, repeats = first(node, arguments), constant(node.inputs[1])
+    if repeats is None or x.gone or repeats[x.axis] != 1 or repeats[1 if x.axis == 0 else 0] != 1:
+        raise refuse(node, "it repeats the sequence, or the batch", "repeat channels instead")
+    return [replace(x, value=step.copy(node, values(arguments))[0])]
+
+
+@streams("Reshape", "Flatten")
+def _reshape(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
+    before, after = (list(v.shape or ()) for v in (node.inputs[0], node.outputs[0]) if v is not None)
+    sizes = [n for axis, n in enumerate(before) if x.gone or axis != x.axis][1:]
+    rest = after[1:] if x.gone else after[2:]
+    known = [n for n in (*sizes, *rest) if isinstance(n, int)]
+    if x.axis != 1 or len(after) < 2 - x.gone or len(known) < len(sizes) + len(rest):
+        raise refuse(node, "it rearranges time together with other axes", REARRANGE)
+    wide, narrow = int(np.prod(known[: len(sizes)])), int(np.prod(known[len(sizes) :]))
+    target = known[len(sizes) :]
+    if x.gone:
+        return [replace(x, value=step.op("Reshape", x.value, step.constant([0, 0, *target])))]
+    if wide % narrow:
+        raise refuse(node, f"it makes rows of {narrow} numbers from rows of {wide}", "keep time an axis of its own")
+    y = step.op("Reshape", x.value, step.constant([0, -1, *target]))
+    return [_repeated(replace(x, value=y), wide // narrow)]
+
+
+@streams("Resize")
+def _resize(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
+    scales = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    how = [node.attributes.get_string(name, "") for name in ("mode", "coordinate_transformation_mode", "nearest_mode")]
+    if scales is None or how != ["nearest", "asymmetric", "floor"] or x.gone:
+        raise refuse(node, "only a repetition of steps (nearest, asymmetric, floor) streams", "repeat the steps")
+    times = float(scales[x.axis])
+    if times < 1 or times != int(times) or any(s != 1 for axis, s in enumerate(scales) if axis != x.axis):
+        raise refuse(node, f"it resizes by {scales.tolist()}", "repeat whole steps, and time alone")
+    return [_repeated(replace(x, value=step.copy(node, values(arguments))[0]), int(times))]
+
+
+def _repeated(x: Timed, times: int) -> Timed:
+    """Of a tensor with ``times`` rows for each row before."""
+    if times == 1:
+        return x
+    past = None if x.past is None else x.past + Fraction(times - 1, times) * x.hop
+    return replace(x, hop=x.hop / times, delay=x.delay * times, rows=then(x.rows, times, 0, 1), past=past)
+
+
+# Operators that slide along time.
 
 
 @streams("Conv")
 def _conv(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = _first(node, arguments)
-    weight = constant(node.inputs[1])
+    x, weight = first(node, arguments), constant(node.inputs[1])
     if weight is None or weight.ndim != 3 or x.axis != 2 or x.offline is not TimeAxis.FULL:
-        raise refuse(node, "only a 1-D convolution over time with constant weights streams", _REARRANGE)
+        raise refuse(node, "only a 1-D convolution over time with constant weights streams", REARRANGE)
+    reach = (weight.shape[2] - 1) * node.attributes.get_ints("dilations", [1])[0]
+    stride, before, after = _window(node, reach)
+    rows, result = slide(step, node, x, reach=reach, stride=stride, before=before, after=after)
+    kernel = arguments[1]
+    if x.backwards:
+        turned = np.ascontiguousarray(weight[:, :, ::-1])
+        kernel = step.constant(turned, f"{node.inputs[1].name}_backwards")  # type: ignore[union-attr]
+    y = step.copy(node, [rows, *values([kernel, *arguments[2:]])], pads=[0, 0], auto_pad="NOTSET")[0]
+    return [replace(result, value=y)]
+
+
+@streams("MaxPool", "AveragePool")
+def _pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
     attributes = node.attributes
-    reach = (weight.shape[2] - 1) * attributes.get_ints("dilations", [1])[0]
-    if attributes.get_ints("strides", [1])[0] != 1:
-        raise refuse(node, "a stride over time gives fewer outputs than samples", "use stride 1")
-    if attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
-        raise refuse(node, "its padding depends on the length", 'use padding="causal"')
-    left, right = attributes.get_ints("pads", [0, 0])
-    if right > 0:
-        raise refuse(node, f'it needs {right} future steps (padding="same")', 'train with padding="causal"')
-    if left != reach:
-        raise refuse(
-            node,
-            f'a reach of {reach} steps needs {reach} steps of left padding, got {left} (padding="valid")',
-            'train with padding="causal"',
-        )
-    joined = _with_history(step, x.value, reach, channels=weight.shape[1] * attributes.get_int("group", 1))
-    y = step.copy(node, [joined, *_values(arguments[1:])], pads=[0, 0])[0]
-    return [replace(x, value=y, past=_add(x.past, reach))]
+    (size,) = attributes.get_ints("kernel_shape")
+    if x.axis != 2 or x.rank != 3 or x.offline is not TimeAxis.FULL or attributes.get_int("ceil_mode", 0) != 0:
+        raise refuse(node, "only a 1-D pool over time, with ceil_mode=0, streams", REARRANGE)
+    reach = (size - 1) * attributes.get_ints("dilations", [1])[0]
+    stride, before, after = _window(node, reach)
+    fill = _LOWEST if node.op_type == "MaxPool" else 0.0
+    rows, result = slide(step, node, x, reach=reach, stride=stride, before=before, after=after, fill=fill)
+    plain = {"pads": [0, 0], "auto_pad": "NOTSET"}
+    y = step.copy(node, [rows], **plain)[0]
+    if node.op_type == "AveragePool" and (before or after) and not attributes.get_int("count_include_pad", 0):
+        there = replace(x, value=step.op("Cast", step.valid(x), to=ir.DataType.FLOAT), blank=True)
+        step.knows_sizes(there.value, [1])
+        counted, _ = slide(step, node, there, reach=reach, stride=stride, before=before, after=after)
+        share = step.op("Max", step.copy(node, [counted], **plain)[0], step.scalar(1 / size, np.float32))
+        y = step.op("Div", y, share)  # the mean over the window, by the share of it that belongs to the sequence
+    return [replace(result, value=y)]
 
 
-def _with_history(step: StepGraph, x: ir.Value, reach: int, channels: int) -> ir.Value:
-    """The chunk (B, C, T) behind the ``reach`` steps that came before it."""
-    if reach == 0:
-        return x
-    history = step.state("conv", (channels, reach))
-    joined = step.op("Concat", history, x, axis=2)
-    step.carry(history, step.op("Slice", joined, *(step.constant([n]) for n in (-reach, _END, 2))))
-    return joined
+def _window(node: ir.Node, reach: int) -> tuple[int, int, int]:
+    """(stride, rows of padding before, and after) of a convolution or a pool."""
+    (stride,) = node.attributes.get_ints("strides", [1])
+    how = node.attributes.get_string("auto_pad", "NOTSET")
+    if how in ("SAME_UPPER", "SAME_LOWER"):
+        if stride != 1:
+            raise refuse(
+                node, "its padding depends on the length", 'use padding="causal" or "valid", or pads that you give'
+            )
+        less, more = reach // 2, reach - reach // 2
+        return (1, less, more) if how == "SAME_UPPER" else (1, more, less)
+    before, after = node.attributes.get_ints("pads", [0, 0]) if how == "NOTSET" else (0, 0)
+    return stride, before, after
 
 
-@streams("LSTM", "GRU", "RNN")
-def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
-    x = _first(node, arguments)
-    if node.attributes.get_string("direction", "forward") != "forward":
-        raise refuse(
-            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
-        )
-    if any(argument is not None for argument in arguments[4:]):
-        raise refuse(node, "it has a mask or an initial state", "export without mask_zero, Masking and initial_state")
-    if x.axis != 0 or x.offline is not TimeAxis.FULL:
-        raise refuse(node, "it does not run over the time axis", _REARRANGE)
-    kind = node.op_type.lower()
-    units = node.attributes.get_int("hidden_size")
-    states = [step.state(f"{kind}_{part}", (units,)) for part in (("h", "c") if kind == "lstm" else ("h",))]
-    lead = step.constant([0])
-    initial = [step.op("Unsqueeze", state, lead) for state in states]
-    inputs = [*_values(arguments), *[None] * (5 - len(arguments))][:5]
-    y, *last = step.ops(node.op_type, 1 + len(states), *inputs, *initial, **node.attributes)
-    for state, successor in zip(states, last, strict=True):
-        step.carry(state, step.op("Squeeze", successor, lead))
-    # Offline Y_h (1, B, U) is the last row of Y (T, 1, B, U): the step graph gives that row for every prefix.
-    every = Timed(y, 0, None)
-    return [every, replace(every, offline=TimeAxis.GONE)]
-
-
-@streams("Shape", "Size", "ReverseSequence", "Loop", "Scan", "If", "Range", "NonZero", "CumSum", "TopK")
-def _whole_sequence(_step: StepGraph, node: ir.Node, _arguments: list[Argument]) -> list[Timed]:
-    reason = {
-        "Shape": "it asks for the length of the sequence, which a stream does not know",
-        "Size": "it asks for the length of the sequence, which a stream does not know",
-        "ReverseSequence": "time runs backwards, so the first output needs the last sample",
-    }.get(node.op_type, "it works on the whole sequence")
-    raise refuse(node, reason, "make the model causal, or run it offline")
-
-
-# Operators that reduce time to one step: the step graph gives the result for every prefix.
+@streams("Pad")
+def _pad(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x, pads = first(node, arguments), constant(node.inputs[1])
+    if pads is None or x.gone or len(node.inputs) > 3 or node.attributes.get_string("mode", "constant") != "constant":
+        raise refuse(node, "only a padding by constants, as wide as another one says, streams", "pad with zeros")
+    number = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    before, after = int(pads[x.axis]), int(pads[x.axis + x.rank])
+    across = pads.copy()
+    across[[x.axis, x.axis + x.rank]] = 0
+    if any(across) or x.offline is not TimeAxis.FULL:
+        raise refuse(node, "it pads other axes than time", "pad time alone")
+    rows, result = slide(step, node, x, reach=0, before=before, after=after, fill=float(number or 0.0))
+    return [replace(result, value=rows)]
 
 
 @streams("Slice")
-def _last_step(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = _first(node, arguments)
+def _slice(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x = first(node, arguments)
     starts, ends, axes, steps = (constant(v) for v in (*node.inputs[1:5], *[None] * (5 - len(node.inputs))))
-    if starts is None or ends is None or (steps is not None and any(steps != 1)):
-        raise refuse(node, "it reverses, strides, or depends on the input", "slice with constant starts and ends")
+    if starts is None or ends is None:
+        raise refuse(node, "where it cuts depends on the input", "slice with constant starts and ends")
     named = [x.lift(int(a)) for a in (axes if axes is not None else range(len(starts)))]
+    strides = steps.tolist() if steps is not None else [1] * len(starts)
     keep = []
-    offline = x.offline
-    for axis, start, end in zip(named, starts, ends, strict=True):
+    for axis, start, end, stride in zip(named, starts.tolist(), ends.tolist(), strides, strict=True):
         if axis != x.axis:
-            keep.append((axis, start, end))
-        elif x.offline is TimeAxis.FULL and start == -1 and end >= np.iinfo(np.int32).max:
-            offline = TimeAxis.LAST
-        elif not (start == 0 and end >= np.iinfo(np.int32).max):
-            raise refuse(node, "it cuts the sequence at a fixed place", "select the last step, or every step")
-    y = x.value
-    if keep:
-        y = step.op("Slice", y, *(step.constant([int(k[i]) for k in keep]) for i in (1, 2, 0)))
-    return [replace(x, value=y, offline=offline)]
+            keep.append((start, end, axis, stride))
+        else:
+            x = _steps_of(step, node, x, (start, end, stride))
+    if not keep:
+        return [x]
+    columns = [step.constant([part[i] for part in keep]) for i in range(4)]
+    return [replace(x, value=step.op("Slice", x.value, *columns))]
 
 
-@streams("ReduceMax", "ReduceMean", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL2")
-def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = _first(node, arguments)
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    axes = sorted(x.lift(int(a)) for a in (given if given is not None else range(x.rank)))
-    if (1 if x.axis == 0 else 0) in axes:
-        raise refuse(node, "it mixes the sequences of a batch", "reduce over channels or time only")
-    keepdims = bool(node.attributes.get_int("keepdims", 1))
-    if x.axis not in axes:
-        y = step.op(node.op_type, x.value, step.constant(axes), keepdims=int(keepdims))
-        axis = x.axis if keepdims else x.axis - sum(a < x.axis for a in axes)
-        return [replace(x, value=y, axis=axis)]
-    running = {"ReduceMax": _running_max, "ReduceMean": _running_mean}.get(node.op_type)
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    if axes != [x.axis] or running is None or x.offline is not TimeAxis.FULL or shape is None:
-        raise refuse(node, "only a maximum and a mean over time alone have a running form", "pool with one of them")
-    carried = [n for axis, n in enumerate(shape) if axis not in (0, x.axis)]
-    if not all(isinstance(n, int) for n in carried) or x.axis == 0:
-        raise refuse(node, "the pooled tensor has axes of unknown size", "give the model a known number of channels")
-    y = running(step, x, [n for n in carried if isinstance(n, int)])
-    return [Timed(y, x.axis, None, TimeAxis.LAST if keepdims else TimeAxis.GONE)]
+def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, int]) -> Timed:
+    """``x[start:end:stride]`` over time."""
+    start, end, stride = wanted
+    to_the_end = end >= _FAR
+    if stride == -1 and start in (-1, _FAR, 2**63 - 1) and end <= -_FAR:
+        if x.offline is not TimeAxis.FULL:
+            raise refuse(node, "it reverses what is no sequence any more", REARRANGE)
+        return replace(x, backwards=not x.backwards)
+    if (start, stride) == (-1, 1) and to_the_end:
+        return _last_step(node, x, TimeAxis.LAST)
+    if start == 0 and to_the_end and stride == 1:
+        return x
+    if start < 0 or stride < 1 or not (to_the_end or end < 0) or x.offline is not TimeAxis.FULL:
+        raise refuse(node, "it cuts the sequence at a fixed place", "select the last step, or every step")
+    rows, result = slide(step, node, x, reach=0, stride=stride, before=-start, after=0 if to_the_end else end)
+    if stride > 1:
+        rows = step.op("Slice", rows, *(step.constant([n]) for n in (0, 2**63 - 1, x.axis, stride)))
+    return replace(result, value=rows)
 
 
-def _running_max(step: StepGraph, x: Timed, shape: list[int]) -> ir.Value:
-    highest = step.state("max", shape, initial=_LOWEST)
-    before, row = ir.val("before"), ir.val("row")
-    now = ir.node("Max", [before, row])
-    out = ir.node("Identity", now.outputs)
-    last, rows = _scan(
-        step, x, [highest], inputs=[before, row], body=[now, out], results=[now.outputs[0], out.outputs[0]]
-    )
-    step.carry(highest, last[0])
-    return rows
-
-
-def _running_mean(step: StepGraph, x: Timed, shape: list[int]) -> ir.Value:
-    # Sums in float64: over 1e5 steps a float32 sum would drift by more than the law allows.
-    total = step.state("sum", shape, dtype="float64")
-    count = step.state("count", [1] * len(shape), dtype="float64")
-    one = step.constant(np.ones((), np.float64), "one")
-    before, counted, row = ir.val("before"), ir.val("counted"), ir.val("row")
-    wide = ir.node("Cast", [row], attributes={"to": ir.DataType.DOUBLE})
-    sum_ = ir.node("Add", [before, wide.outputs[0]])
-    n = ir.node("Add", [counted, one])
-    mean = ir.node("Div", [sum_.outputs[0], n.outputs[0]])
-    narrow = ir.node("Cast", mean.outputs, attributes={"to": ir.DataType.FLOAT})
-    body = [wide, sum_, n, mean, narrow]
-    results = [sum_.outputs[0], n.outputs[0], narrow.outputs[0]]
-    last, rows = _scan(step, x, [total, count], inputs=[before, counted, row], body=body, results=results)
-    step.carry(total, last[0])
-    step.carry(count, last[1])
-    return rows
-
-
-def _scan(
-    step: StepGraph,
-    x: Timed,
-    states: list[ir.Value],
-    *,
-    inputs: list[ir.Value],
-    body: list[ir.Node],
-    results: list[ir.Value],
-) -> tuple[Sequence[ir.Value], ir.Value]:
-    """ONNX Scan over time: the same arithmetic, in the same order, for a step and for a chunk."""
-    for value, state in zip(inputs, states, strict=False):
-        value.type, value.shape = state.type, state.shape
-    inputs[-1].type = ir.TensorType(ir.DataType.FLOAT)
-    for result, like in zip(results, inputs, strict=True):
-        result.type = like.type
-    graph = ir.Graph(inputs, results, nodes=body, name="running", opset_imports={"": 18})
-    outputs = step.ops(
-        "Scan",
-        len(results),
-        *states,
-        x.value,
-        body=graph,
-        num_scan_inputs=1,
-        scan_input_axes=[x.axis],
-        scan_output_axes=[x.axis],
-    )
-    return outputs[:-1], outputs[-1]
-
-
-# Shared by the rules.
-
-
-def _first(node: ir.Node, arguments: list[Argument]) -> Timed:
-    first, *rest = arguments
-    if not isinstance(first, Timed) or any(isinstance(a, Timed) for a in rest):
-        raise refuse(node, "its weights or shape depend on the input", "make them constants")
-    return first
-
-
-def _values(arguments: Sequence[Argument]) -> list[ir.Value | None]:
-    return [a.value if isinstance(a, Timed) else a for a in arguments]
+def _last_step(node: ir.Node, x: Timed, offline: TimeAxis) -> Timed:
+    if x.backwards or x.offline is not TimeAxis.FULL:
+        raise refuse(node, "the last step of reversed time is the first one", "select the last step before reversing")
+    return replace(x, offline=offline)
 
 
 def _constant_along_time(node: ir.Node, value: ir.Value, x: Timed) -> None:
@@ -350,12 +390,3 @@ def _constant_along_time(node: ir.Node, value: ir.Value, x: Timed) -> None:
             raise refuse(
                 node, f"a constant of shape {list(value.shape)} varies along time", "a stream has no fixed length"
             )
-
-
-def _farthest(timed: Sequence[Timed]) -> int | None:
-    pasts = [t.past for t in timed]
-    return None if None in pasts else max(p for p in pasts if p is not None)
-
-
-def _add(past: int | None, more: int) -> int | None:
-    return None if past is None else past + more

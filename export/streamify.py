@@ -1,13 +1,18 @@
 """From an offline ONNX graph to its streaming step graph.
 
-``streamify`` walks the offline graph once and lets the rule of each operator write its step form. Refuses a graph that
-has no exact step form, naming the node, the reason and a way out. The law: the step graph's outputs, one chunk after
-another, equal the offline model's outputs (``law="equal"``), or, behind a pool or a last-step selection, its output on
-samples 0..t (``law="prefix"``); a chunk has any length from 1, and chunks may be mixed with steps at any moment.
+``streamify`` walks the offline graph and lets the rule of each operator write its step form. Refuses a graph that has
+no exact step form, naming the node, the reason and a way out. The law: the rows that the step graph gives, one chunk
+after another, but for the first ``delay`` ones, equal the offline model's rows (``law="equal"``), or, behind a pool or
+a last-step selection, its output on the samples so far (``law="prefix"``); chunks have any multiple of ``granule``
+samples.
+
+The graph is walked several times: once to learn the granule, once for each phase to learn which one gives outputs
+soonest and how deep the masks must reach, and once to write it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,122 +21,191 @@ import onnx_ir.passes.common as passes
 
 from edgeseq.errors import NotStreamableError
 from edgeseq.export.cleanup import constant
-from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
-from edgeseq.model_file import Law, StateSpec
+from edgeseq.model_file import StateSpec, Timing
+
+_PHASES = 64  # of a granule longer than this, the first ones are tried
+_LONGEST = 100_000  # samples until which a model is looked for to be defined
 
 
 @dataclass(frozen=True)
 class StepModel:
-    """A step graph and what the analysis found out about it."""
+    """A step graph and what the analysis found out about it; see ``edgeseq.model_file`` for the fields."""
 
     model: ir.Model
-    law: Law
-    past: int | None
+    timings: tuple[Timing, ...]
     state: tuple[StateSpec, ...]
+    granule: int
+    phase: int
+    cuts: tuple[int, ...]
+    end: str | None
 
 
 def streamify(offline: ir.Model) -> StepModel:
-    """Derive the step graph of an offline graph with one input (batch, time[, C]) and one output.
+    """Derive the step graph of an offline graph whose inputs are (batch, time[, C]).
 
-    The step graph takes the input's next T samples, (batch, T[, C]) with T >= 1, and the states; it gives
-    (batch, T, K) and the next states.
+    The step graph takes the inputs' next T samples, (batch, T[, C]), and the states; it gives (batch, rows, K) for each
+    output, and the next states.
 
     Raises:
-        NotStreamableError: some output depends on later samples, or an operator has no rule.
+        NotStreamableError: some output depends on later samples without bound, or an operator has no rule.
     """
-    graph = offline.graph
-    _refuse_ports(graph)
-    step = StepGraph()
-    source = graph.inputs[0]
-    sample = ir.val(source.name, shape=source.shape, type=source.type)
-    known: dict[ir.Value, Timed | ir.Value] = {source: Timed(sample, axis=1, rank=len(source.shape or ()))}
-    for node in graph:
-        _write(step, node, known)
-    result = known.get(graph.outputs[0])
-    if isinstance(result, Timed) and result.offline is TimeAxis.LAST:
-        raise NotStreamableError(
-            f"output {graph.outputs[0].name!r} keeps a time axis of one step; drop it (keepdims=False, or h[:, -1, :])"
-        )
-    if not isinstance(result, Timed):
-        raise NotStreamableError(f"output {graph.outputs[0].name!r} does not depend on the input over time")
-    return _finish(offline, step, sample, result)
+    _refuse_ports(offline.graph)
+    granule = _Walk(offline, Plan()).step.granule
+    drafts = [_Walk(offline, Plan(granule, phase)) for phase in range(min(granule, _PHASES))]
+    best = min(drafts, key=lambda walk: (max(t.lookahead for t in walk.timings()), walk.step.plan.phase))
+    return _Walk(offline, Plan(granule, best.step.plan.phase, best.step.depths)).finish()
 
 
 def _refuse_ports(graph: ir.Graph) -> None:
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise NotStreamableError(
-            f"the model has inputs {[v.name for v in graph.inputs]} and outputs {[v.name for v in graph.outputs]}; "
-            "this release streams models of one input and one output"
+    for value in graph.inputs:
+        sizes = list(value.shape or ())
+        if len(sizes) < 2 or (len(sizes) == 2 and isinstance(sizes[1], int) and value.dtype is ir.DataType.FLOAT):
+            raise NotStreamableError(
+                f"input {value.name!r} of shape {sizes} has no time; a stream takes samples over time alone"
+            )
+        if isinstance(sizes[1], int):
+            raise NotStreamableError(
+                f"the model takes sequences of exactly {sizes[1]} steps; build it with keras.Input((None, n_channels)) "
+                "and without what depends on the length"
+            )
+
+
+class _Walk:
+    """One pass over the offline graph, with what is known before it in ``plan``."""
+
+    def __init__(self, offline: ir.Model, plan: Plan) -> None:
+        self._offline = offline
+        graph = offline.graph
+        self._samples = [ir.val(value.name, shape=value.shape, type=value.type) for value in graph.inputs]
+        self.step = StepGraph(plan, self._samples[0])
+        self._known: dict[ir.Value, Timed | ir.Value] = {}
+        for value, sample in zip(graph.inputs, self._samples, strict=True):
+            # The zeros of the phase, and those of flush(), are the padding of the first layer.
+            timed = Timed(sample, axis=1, delay=plan.phase, blank=True, rank=len(value.shape or ()))
+            self._know(value, timed)
+        for node in graph:
+            self._write(node)
+        self._results = [self._result(value) for value in graph.outputs]
+
+    def _know(self, value: ir.Value, timed: Timed) -> None:
+        self._known[value] = timed
+        sizes = [n for axis, n in enumerate(value.shape or ()) if axis not in (0, timed.axis)]
+        if timed.axis == 0:
+            sizes = list(value.shape or ())[2:]
+        if timed.gone:
+            sizes = list(value.shape or ())[1:]
+        if all(isinstance(n, int) for n in sizes):
+            self.step.knows_sizes(timed.value, [n for n in sizes if isinstance(n, int)])
+
+    def _write(self, node: ir.Node) -> None:
+        arguments = [self._argument(node, value) for value in node.inputs]
+        if not any(isinstance(a, Timed) for a in arguments):
+            inputs = [a for a in arguments if not isinstance(a, Timed)]
+            self._known.update(zip(node.outputs, self.step.copy(node, inputs), strict=True))  # made of constants alone
+            return
+        rule = RULES.get(node.op_type) if node.domain == "" else None
+        if rule is None:
+            raise refuse(
+                node, "no streaming rule is known for this operator", "see docs/streaming.md for those that stream"
+            )
+        for value, timed in zip(node.outputs, rule(self.step, node, arguments), strict=False):
+            if timed is not None and (value.is_graph_output() or list(value.uses())):
+                if value.shape is None:
+                    raise refuse(node, "the rank of its output is unknown", "run ONNX shape inference on the model")
+                self._know(value, replace(timed, rank=len(value.shape)))
+
+    def _argument(self, node: ir.Node, value: ir.Value | None) -> Argument:
+        if value is None or value in self._known:
+            return None if value is None else self._known[value]
+        fixed = constant(value)
+        if fixed is None:
+            raise refuse(node, f"its input {value.name!r} has no step form", "use another output of that operator")
+        return self.step.constant(fixed, value.name)
+
+    def _result(self, value: ir.Value) -> Timed:
+        result = self._known.get(value)
+        if not isinstance(result, Timed):
+            raise NotStreamableError(f"output {value.name!r} does not depend on the input over time")
+        if result.offline is TimeAxis.LAST:
+            raise NotStreamableError(
+                f"output {value.name!r} keeps a time axis of one step; drop it (keepdims=False, or h[:, -1, :])"
+            )
+        if result.backwards:
+            raise NotStreamableError(
+                f"output {value.name!r} runs backwards, so its first step needs the last sample; reverse it back"
+            )
+        self.step.takes_whole_rows(result.hop)
+        return result
+
+    def timings(self) -> tuple[Timing, ...]:
+        """Of each output: what it is to time, for the file."""
+        return tuple(self._timing(result) for result in self._results)
+
+    def _timing(self, x: Timed) -> Timing:
+        plan = self.step.plan
+        # A row comes with the call that completes its granule: the first row of a granule waits for the rest of it.
+        lookahead = math.ceil(plan.granule - 1 - plan.phase + x.delay * x.hop)
+        past = None if x.past is None else max(0, math.ceil(x.past))
+        return Timing(
+            receptive_field=(past, max(0, math.ceil(x.future))),
+            law="prefix" if x.gone else "equal",
+            lookahead=max(0, lookahead),
+            hop=(x.hop.numerator, x.hop.denominator),
+            delay=x.delay,
+            rows=x.rows,
+            shortest=self._shortest(),
         )
-    length = (graph.inputs[0].shape or [None, None])[1]
-    if isinstance(length, int):
-        raise NotStreamableError(
-            f"the model takes sequences of exactly {length} steps; build it with keras.Input((None, n_channels)), and "
-            "without what depends on the length"
+
+    def _shortest(self) -> int:
+        """How many samples it takes for every tensor to have a row."""
+        counts = {Timing((None, 0), rows=x.rows) for x in self._known.values() if isinstance(x, Timed)}
+        return next((n for n in range(1, _LONGEST) if all(t.count_rows(n) for t in counts)), _LONGEST)
+
+    def finish(self) -> StepModel:
+        """Write the ports and tidy up."""
+        step, graph = self.step, self._offline.graph
+        outputs: list[ir.Value] = []
+        named: list[tuple[ir.Value, str | None, ir.Shape | None, ir.TypeProtocol | None]] = []
+        for x, port in zip(self._results, graph.outputs, strict=True):
+            shape = ir.Shape(["batch", f"{port.name}_rows", *(port.shape or ())[1 if x.gone else 2 :]])
+            named.append((self._batch_first(x), port.name, shape, port.type))
+        named += [(step.successors[s], spec.output, s.shape, s.type) for s, spec in step.states.items()]
+        for value, name, sizes, like in named:
+            # A port needs a tensor of its own; two states that are carried alike, or a copied input, get an Identity.
+            own = value if value.producer() is not None and value not in outputs else step.op("Identity", value)
+            own.name, own.shape, own.type = name, sizes, like
+            outputs.append(own)
+        end = [] if step.end is None else [step.end]
+        model = ir.Model(
+            ir.Graph(
+                [*self._samples, *end, *step.states],
+                outputs,
+                nodes=step.nodes,
+                initializers=list(step.initializers.values()),
+                opset_imports=dict(graph.opset_imports),
+                name=f"{graph.name}.stream",
+            ),
+            ir_version=self._offline.ir_version,
+            producer_name="edgeseq",
+        )
+        _tidy(model)
+        return StepModel(
+            model=model,
+            timings=self.timings(),
+            state=tuple(step.states.values()),
+            granule=step.plan.granule,
+            phase=step.plan.phase,
+            cuts=tuple(sorted(step.cuts)),
+            end=None if step.end is None else step.end.name,
         )
 
-
-def _write(step: StepGraph, node: ir.Node, known: dict[ir.Value, Timed | ir.Value]) -> None:
-    arguments = [_argument(step, node, value, known) for value in node.inputs]
-    if not any(isinstance(a, Timed) for a in arguments):
-        inputs = [a for a in arguments if not isinstance(a, Timed)]
-        known.update(zip(node.outputs, step.copy(node, inputs), strict=True))  # made of constants alone
-        return
-    rule = RULES.get(node.op_type) if node.domain == "" else None
-    if rule is None:
-        raise refuse(
-            node, "no streaming rule is known for this operator", "see docs/streaming.md for those that stream"
-        )
-    for value, timed in zip(node.outputs, rule(step, node, arguments), strict=False):
-        if timed is not None and (value.is_graph_output() or list(value.uses())):
-            if value.shape is None:
-                raise refuse(node, "the rank of its output is unknown", "run ONNX shape inference on the model first")
-            known[value] = replace(timed, rank=len(value.shape))
-
-
-def _argument(
-    step: StepGraph, node: ir.Node, value: ir.Value | None, known: dict[ir.Value, Timed | ir.Value]
-) -> Argument:
-    if value is None or value in known:
-        return None if value is None else known[value]
-    fixed = constant(value)
-    if fixed is None:
-        raise refuse(node, f"its input {value.name!r} has no step form", "use another output of that operator")
-    return step.constant(fixed, value.name)
-
-
-def _finish(offline: ir.Model, step: StepGraph, sample: ir.Value, result: Timed) -> StepModel:
-    output = result.value
-    if result.axis != 1:
-        perm = [axis for axis in range(result.rank + result.gone) if axis != result.axis]
-        output = step.op("Transpose", output, perm=[perm[0], result.axis, *perm[1:]])
-    port = offline.graph.outputs[0]
-    shape = ir.Shape(["batch", "time", *(port.shape or [None])[-1:]])
-    outputs: list[ir.Value] = []
-    for value, name, like_shape, like in [
-        (output, port.name, shape, port.type),
-        *((step.successors[state], spec.output, state.shape, state.type) for state, spec in step.states.items()),
-    ]:
-        # A port needs a tensor of its own; two states that are carried alike, or a copied input, get an Identity.
-        own = value if value.producer() is not None and value not in outputs else step.op("Identity", value)
-        own.name, own.shape, own.type = name, like_shape, like
-        outputs.append(own)
-    model = ir.Model(
-        ir.Graph(
-            [sample, *step.states],
-            outputs,
-            nodes=step.nodes,
-            initializers=list(step.initializers.values()),
-            opset_imports=dict(offline.graph.opset_imports),
-            name=f"{offline.graph.name}.stream",
-        ),
-        ir_version=offline.ir_version,
-        producer_name="edgeseq",
-    )
-    _tidy(model)
-    law: Law = "prefix" if result.gone else "equal"
-    return StepModel(model, law, result.past, tuple(step.states.values()))
+    def _batch_first(self, x: Timed) -> ir.Value:
+        if x.axis == 1:
+            return x.value
+        perm = [axis for axis in range(x.rank + x.gone) if axis != x.axis]
+        return self.step.op("Transpose", x.value, perm=[perm[0], x.axis, *perm[1:]])
 
 
 def _tidy(model: ir.Model) -> None:

@@ -145,36 +145,97 @@ def _opened(path: Path) -> Callable[[Signature, Inputs, str], list[Array]]:
 def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] = (), *, vocabulary: int = 2) -> float:
     """Compare a streamed file, in steps and in chunks of random sizes, with its offline file.
 
-    A model of tokens is given random ones below ``vocabulary``.
+    A model of tokens is given random ones below ``vocabulary``. Lengths at which the offline file has no output
+    (shorter than a window) are left out.
 
     Raises:
         VerificationError: shapes or values differ; the message names the first step that does.
     """
     offline, model = runtime.load_offline(offline_path), runtime.load(stream_path)
     rng = np.random.default_rng(SEED)
-    longest = min((model.warm_up or 0) + 40, 3000)
-    sequences = [random(rng, (length, *model.input.shape), model.input.dtype, vocabulary) for length in (1, 9, longest)]
-    (port,) = offline.description.outputs
-    worst, scale = 0.0, _scale([offline.run(x)[None] for x in [*sequences, *(x for (x,) in own)]], port)
-    for x in [*sequences, *(x for (x,) in own)]:
-        expected, steps = offline.run(x), np.arange(len(x))
-        tolerance = _tolerance(expected, offline.run(_nudged(x)), scale)
-        if model.description.law == "prefix":
-            steps = np.unique(np.linspace(0, len(x) - 1, _PREFIXES).astype(int))
-            expected = np.stack([offline.run(x[: t + 1]) for t in steps])
-        for way, got in _streamed(model, x, rng):
-            where = f"{offline_path.name} and {stream_path.name} {way} on {len(x)} samples"
-            here = got[steps] if len(got) == len(x) else got  # another length is told as the wrong shape that it is
-            worst = max(worst, compare(expected, here, where, tolerance=tolerance, scale=scale))
+    longest = min((model.warm_up or 0) + model.lookahead + 40, 3000)
+    ports, outputs = model.description.inputs, model.description.outputs
+    sequences = [
+        [random(rng, (length, *port.shape), port.dtype, vocabulary) for port in ports] for length in (1, 9, longest)
+    ]
+    runs = [(inputs, y) for inputs in [*sequences, *own] if (y := _offline(offline, inputs)) is not None]
+    scales = [
+        _scale([ys[i][None] for _, ys in runs], port) for i, port in enumerate(offline.description.outputs) if runs
+    ]
+    worst = 0.0
+    for inputs, whole in runs:
+        nudged = _offline(offline, [_nudged(x) for x in inputs]) or whole
+        tolerances = [_tolerance(y, moved, scale) for y, moved, scale in zip(whole, nudged, scales, strict=True)]
+        places = [_places(port, len(inputs[0])) for port in outputs]
+        expected = [_at_places(offline, inputs, i, y, places[i]) for i, y in enumerate(whole)]
+        for way, got in _streamed(model, inputs, rng):
+            where = f"{offline_path.name} and {stream_path.name} {way} on {len(inputs[0])} samples"
+            for i, port in enumerate(outputs):
+                at_rows = places[i]
+                rows = got[i] if at_rows is None or not len(got[i]) else got[i][at_rows]
+                at = where if len(outputs) == 1 else f"{where}, output {port.name!r}"
+                difference = compare(expected[i], rows, at, tolerance=tolerances[i], scale=scales[i])
+                worst = max(worst, difference)
     return worst
 
 
-def _streamed(model: runtime.Model, x: Array, rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
-    stream = model.stream("verification")
-    yield "in steps", np.stack([stream.step(sample) for sample in x])
+def _streamed(model: runtime.Model, inputs: Inputs, rng: np.random.Generator) -> Iterator[tuple[str, list[Array]]]:
+    """All rows of each output, flush() included; and, of pools over time, what they give on shorter sequences."""
+    stream, n = model.stream("verification"), len(inputs[0])
+    steps = [_by_port(model, stream.step(_given(model, [x[t] for x in inputs]))) for t in range(n)]
+    rows = [[_rows(port, y[i]) for y in steps] for i, port in enumerate(model.description.outputs)]
+    tail = _by_port(model, stream.flush())
+    yield "in steps", [np.concatenate([*each, last]) for each, last in zip(rows, tail, strict=True)]
     stream.reset()
-    cuts = np.sort(rng.integers(0, len(x) + 1, size=5))
-    yield f"in chunks cut at {cuts.tolist()}", np.concatenate([stream.push(chunk) for chunk in np.split(x, cuts)])
+    cuts = np.sort(rng.integers(0, n + 1, size=5))
+    chunks = zip(*(np.split(x, cuts) for x in inputs), strict=True)
+    parts = [_by_port(model, stream.push(_given(model, list(chunk)))) for chunk in chunks]
+    parts.append(_by_port(model, stream.flush()))
+    yield f"in chunks cut at {cuts.tolist()}", [np.concatenate(each) for each in zip(*parts, strict=True)]
+
+
+def _places(port: Port, n_samples: int) -> Array | None:
+    """The rows to compare: all (None), or, behind a pool over time, some that equal the offline file on prefixes."""
+    timing = port.timing
+    if timing is None or timing.law == "equal":
+        return None
+    if timing.lookahead == 0 and not timing.rows:  # a row for each sample, at once
+        return np.unique(np.linspace(0, n_samples - 1, _PREFIXES).astype(int))
+    return np.array([-1])  # the last row is of the whole sequence
+
+
+def _at_places(offline: runtime.OfflineModel, inputs: Inputs, i: int, y: Array, places: Array | None) -> Array:
+    """What the offline file gives for these rows of output ``i``, whose value on the whole sequence is ``y``."""
+    if places is None:
+        return y
+    prefixes = [_offline(offline, [x[: t + 1] for x in inputs]) for t in places if t >= 0]
+    return np.stack([prefix[i] for prefix in prefixes if prefix is not None]) if prefixes else y[None]
+
+
+def _offline(offline: runtime.OfflineModel, inputs: Inputs) -> list[Array] | None:
+    ports = offline.description.inputs
+    given = inputs[0] if len(ports) == 1 else dict(zip((port.name for port in ports), inputs, strict=True))
+    try:
+        outputs = offline.run(given)
+    except runtime.InputError:
+        return None
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+def _given(model: runtime.Model, values: list[Array]) -> Any:
+    names = [port.name for port in model.description.inputs]
+    return values[0] if len(names) == 1 else dict(zip(names, values, strict=True))
+
+
+def _by_port(model: runtime.Model, outputs: Any) -> list[Any]:
+    return list(outputs.values()) if len(model.description.outputs) > 1 else [outputs]
+
+
+def _rows(port: Port, y: Array | None) -> Array:
+    """What a step returned, as rows."""
+    if y is None:
+        return np.zeros((0, *port.shape), port.dtype)
+    return y if y.ndim > len(port.shape) else y[None]
 
 
 def _nudged(x: Array, kept: Array | None = None) -> Array:

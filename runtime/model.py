@@ -7,6 +7,8 @@ State lives in ``Stream``, never here.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from edgeseq.errors import ModelFileError
@@ -27,22 +29,14 @@ def load(path: str | os.PathLike[str]) -> Model:
         >>> import numpy as np
         >>> model = load("tests/data/tiny.stream.onnx")
         >>> model.receptive_field, model.lookahead, model.hop
-        ((6, 0), 0, 1)
+        ((6, 0), 0, Fraction(1, 1))
         >>> stream = model.stream("wrist-7")
         >>> stream.step(np.zeros(3, np.float32)).shape
         (2,)
     """
     description, ort_session = open_model(path, "stream")
-    if description.lookahead != 0 or description.hop != 1:
-        raise ModelFileError(
-            f"{os.fspath(path)!r}: lookahead {description.lookahead} and hop {description.hop}; "
-            "this edgeseq streams models of lookahead 0 and hop 1, install a newer one"
-        )
-    if len(description.inputs) != 1 or len(description.outputs) != 1:
-        raise ModelFileError(
-            f"{os.fspath(path)!r}: {len(description.inputs)} inputs and {len(description.outputs)} outputs; "
-            "this edgeseq streams models of one input and one output, install a newer one"
-        )
+    if any(port.timing is None for port in description.outputs):
+        raise ModelFileError(f"{os.fspath(path)!r}: its description lacks the timing of an output; export it again")
     return Model(description, ort_session)
 
 
@@ -52,7 +46,8 @@ class Model:
     def __init__(self, description: Description, ort_session: Any) -> None:
         self._description = description
         self._ort_session = ort_session
-        self._check = InputCheck(description.input)
+        self._checks = {port.name: InputCheck(port) for port in description.inputs}
+        self._timings = [port.timing for port in description.outputs if port.timing is not None]
 
     @property
     def description(self) -> Description:
@@ -66,43 +61,44 @@ class Model:
 
     @property
     def receptive_field(self) -> tuple[int | None, int | None]:
-        """Steps (past, future) beside the current one that influence one output; None means all."""
-        return self._description.receptive_field
+        """Samples (past, future) beside a row's own that influence it; None means all. The widest of all outputs'."""
+        pasts, futures = zip(*(t.receptive_field for t in self._timings), strict=True)
+        return _widest(pasts), _widest(futures)
 
     @property
     def lookahead(self) -> int:
-        """Future steps that an output needs."""
-        return self._description.lookahead
+        """How many samples after its own a prediction comes at the latest; of several outputs, the latest."""
+        return max(t.lookahead for t in self._timings)
 
     @property
-    def hop(self) -> int:
-        """Input steps per output."""
-        return self._description.hop
+    def hop(self) -> Fraction:
+        """Samples per prediction, of the first output."""
+        return Fraction(*self._timings[0].hop)
 
     @property
     def warm_up(self) -> int | None:
         """How many first outputs still see the zero history; None for a model that never forgets it."""
-        return self._description.receptive_field[0]
+        return self.receptive_field[0]
 
     @property
     def input(self) -> Port:
-        """Name, dtype and shape of one sample: (C,), or () for a token."""
-        return self._description.input
+        """Name, dtype and shape of one sample: (C,), or () for a token; of the first input, if there are several."""
+        return self._description.inputs[0]
 
     @property
     def output(self) -> Port:
-        """Name, dtype and shape (K,) of one prediction."""
-        return self._description.output
+        """Name, dtype and shape (K,) of one prediction; of the first output, if there are several."""
+        return self._description.outputs[0]
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
         """Names of the C channels, if the export was given them."""
-        return self._description.input.names
+        return self.input.names
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """Names of the K outputs, if the export was given them."""
-        return self._description.output.names
+        return self.output.names
 
     @property
     def rate_hz(self) -> float | None:
@@ -116,8 +112,13 @@ class Model:
 
     def stream(self, name: str = "stream") -> Stream:
         """Open a new stream in the initial state. ``name`` appears in its errors."""
-        return Stream(self._description, self._ort_session, self._check, name)
+        return Stream(self._description, self._ort_session, self._checks, name)
 
     def __repr__(self) -> str:
         d = self._description
-        return f"Model({d.name!r}, {d.input.shape} -> {d.output.shape}, receptive_field={d.receptive_field})"
+        ports = [port.shape for port in d.inputs], [port.shape for port in d.outputs]
+        return f"Model({d.name!r}, {ports[0]} -> {ports[1]}, receptive_field={self.receptive_field})"
+
+
+def _widest(reaches: Sequence[int | None]) -> int | None:
+    return None if None in reaches else max(n for n in reaches if n is not None)

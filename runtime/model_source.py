@@ -78,7 +78,7 @@ def _options() -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and need not be printed, too
     return options
 
 
@@ -91,6 +91,8 @@ def _check(description: Description, found: str, ort_session: Any) -> None:
     d = description
     inputs = [(port.name, port.dtype, (None, *port.array_shape)) for port in d.inputs]
     outputs = [(port.name, port.dtype, (None, *port.array_shape)) for port in d.outputs]
+    if d.end is not None:
+        inputs.append((d.end, "int64", (None,)))
     for state in d.state:
         inputs.append((state.input, state.dtype, (None, *state.shape)))
         outputs.append((state.output, state.dtype, (None, *state.shape)))

@@ -60,8 +60,9 @@ class OfflineModel:
         d = self._description
         where = f"model {d.name!r}"
         feeds = self._feeds(sequence, where)
-        if any(port.has_time and len(feeds[port.name]) == 0 for port in d.inputs):
-            outputs = self._of_nothing(where)
+        steps = min((len(feeds[port.name]) for port in d.inputs if port.has_time), default=1)
+        if steps < max(port.timing.shortest if port.timing else 1 for port in d.outputs):
+            outputs = self._of_nothing(where, steps)
         else:
             try:
                 outputs = self._ort_session.run(
@@ -87,10 +88,14 @@ class OfflineModel:
             name: check.sequence(sequence[name], f"{where}, input {name!r}") for name, check in self._checks.items()
         }
 
-    def _of_nothing(self, where: str) -> list[Array]:
+    def _of_nothing(self, where: str, steps: int) -> list[Array]:
+        # ONNX Runtime is undefined where no window fits, and ends the process for some operators.
         outputs = self._description.outputs
-        if not all(port.has_time and port.length is None for port in outputs):
-            raise ShapeError(f"{where}: expected at least one sample, got none; a pool over nothing has no value")
+        timings = [port.timing for port in outputs if port.timing is not None]
+        shortest = max((timing.shortest for timing in timings), default=1)
+        rows = any(timing.count_rows(steps) for timing in timings)
+        if rows or not all(port.has_time and port.length is None for port in outputs):
+            raise ShapeError(f"{where}: expected at least {shortest} samples, got {steps}; fewer have no prediction")
         return [np.zeros((0, *port.shape), port.dtype) for port in outputs]
 
     def __repr__(self) -> str:

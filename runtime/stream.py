@@ -7,13 +7,15 @@ a time; different streams of a model may run in different threads.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from edgeseq.errors import InputError, StreamEndedError
-from edgeseq.model_file import Description
+from edgeseq.errors import DTypeError, InputError, StreamEndedError
+from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.inputs import Array, InputCheck
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
@@ -22,6 +24,8 @@ _LONGEST_CALL = 512
 
 class Stream:
     """Made by ``Model.stream``. ``step`` takes one sample, ``push`` a chunk; they may be mixed at any moment.
+
+    A model of several inputs takes mappings from their names to arrays, and one of several outputs returns them.
 
     Example:
         >>> from edgeseq import runtime as rt
@@ -35,29 +39,37 @@ class Stream:
         (0, 2)
     """
 
-    def __init__(self, description: Description, ort_session: Any, check: InputCheck, name: str) -> None:
+    def __init__(self, description: Description, ort_session: Any, checks: Mapping[str, InputCheck], name: str) -> None:
         self.name = name
-        self._description = description
+        self._description = d = description
         self._ort_session = ort_session
-        self._check = check
+        self._checks = checks
+        self._outputs = [_Output(port, d.granule) for port in d.outputs]
         self._position = 0
         self._ended = False
-        self._sample = np.zeros((1, 1, *description.input.shape), description.input.dtype)
-        self._output = np.zeros((1, 1, *description.output.shape), description.output.dtype)
-        self._now = [np.full((1, *s.shape), s.initial, s.dtype) for s in description.state]
+        # Samples wait until they are as many as the graph takes; the phase's zeros wait first.
+        self._waiting = self._zeros(d.phase)
+        self._frame = [x[None] for x in self._zeros(d.granule)]
+        self._fed = 0
+        self._end = np.full(1, NEVER, np.int64)
+        self._results = [
+            np.zeros((1, output.rows_a_call, *output.port.shape), output.port.dtype) for output in self._outputs
+        ]
+        self._now = [np.full((1, *s.shape), s.initial, s.dtype) for s in d.state]
         self._next = [np.empty_like(array) for array in self._now]
         # One binding reads _now and writes _next, the other the reverse; they take turns.
         self._call, self._call_after = self._bind(self._now, self._next), self._bind(self._next, self._now)
+        self._plain = d.granule == 1 and len(d.inputs) == 1 and len(self._outputs) == 1 and self._outputs[0].is_plain
 
     @property
     def position(self) -> int:
         """Samples taken since the start or the last ``reset``."""
         return self._position
 
-    def step(self, sample: Array | int) -> Array:
-        """Take one sample and return its prediction.
+    def step(self, sample: Any) -> Any:
+        """Take one sample and return the prediction that is due, or None while none is.
 
-        Shapes: (C,) -> (K,); a token is a scalar.
+        Shapes: (C,) -> (K,); a token is a scalar. (n, K) for a model that gives several rows at once.
 
         Raises:
             ShapeError, DTypeError, NonFiniteError: the sample is not what the model takes; the state is unchanged.
@@ -65,19 +77,35 @@ class Stream:
         """
         if self._ended:
             raise self._ended_error()
-        self._sample[0, 0] = self._check.sample(sample, self)
+        if self._plain:
+            self._frame[0][0, 0] = next(iter(self._checks.values())).sample(sample, self)
+        else:
+            samples = [self._checks[name].sample(x, where) for name, x, where in self._by_port(sample)]
+            rows = [np.concatenate([w, x[None]]) for w, x in zip(self._waiting, samples, strict=True)]
+            if len(rows[0]) < self._description.granule:
+                self._waiting, self._position = rows, self._position + 1
+                return self._returned([None] * len(self._outputs))
+            for frame, x in zip(self._frame, rows, strict=True):
+                frame[0] = x
         try:
             self._ort_session.run_with_iobinding(self._call)
         except Exception as error:
             raise self._rejected(error) from error
-        self._advance(1)
-        prediction: Array = self._output[0, 0].copy()
-        return prediction
+        fed = self._fed
+        self._advance(self._description.granule, 1, self._waiting if self._plain else self._zeros(0))
+        if self._plain:
+            prediction: Array = self._results[0][0, 0].copy()
+            return prediction
+        due = [output.due(y[0].copy(), fed) for output, y in zip(self._outputs, self._results, strict=True)]
+        one = [output.rows_a_call == 1 for output in self._outputs]
+        return self._returned(
+            [None if len(y) == 0 else y[0] if single else y for y, single in zip(due, one, strict=True)]
+        )
 
-    def push(self, chunk: Array) -> Array:
-        """Take consecutive samples and return their predictions.
+    def push(self, chunk: Any) -> Any:
+        """Take consecutive samples and return the predictions that are due.
 
-        Shapes: (T, C) -> (T, K) with T >= 0; tokens (T,).
+        Shapes: (T, C) -> (T', K) with T >= 0; tokens (T,). T' is T for a model without lookahead and strides.
 
         Raises:
             ShapeError, DTypeError, NonFiniteError: the chunk is not what the model takes; the state is unchanged.
@@ -85,57 +113,118 @@ class Stream:
         """
         if self._ended:
             raise self._ended_error()
-        self._check.chunk(chunk, self)
-        if len(chunk) == 0:  # ONNX Runtime's Conv and LSTM are wrong on empty input
-            return self._nothing()
-        names = [self._description.output.name, *(s.output for s in self._description.state)]
-        state, outputs = self._now, []
-        for start in range(0, len(chunk), _LONGEST_CALL):
-            feeds = dict(zip((s.input for s in self._description.state), state, strict=True))
-            feeds[self._description.input.name] = chunk[None, start : start + _LONGEST_CALL]
-            try:
-                y, *state = self._ort_session.run(names, feeds)
-            except Exception as error:
-                raise self._rejected(error) from error
-            outputs.append(y[0])
-        for buffer, value in zip(self._next, state, strict=True):
-            buffer[...] = value
-        self._advance(len(chunk))
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        chunks = [self._checks[name].chunk(x, where) for name, x, where in self._by_port(chunk)]
+        n = len(chunks[0])
+        if any(len(each) != n for each in chunks):
+            lengths = dict(zip(self._checks, map(len, chunks), strict=True))
+            raise InputError(f"{self}: expected as many samples of each input, got {lengths}; cut them alike")
+        rows = [np.concatenate(pair) if len(pair[0]) else pair[1] for pair in zip(self._waiting, chunks, strict=True)]
+        whole = len(rows[0]) // self._description.granule * self._description.granule
+        outputs, state = self._run([x[:whole] for x in rows], self._now)
+        fed, rest = self._fed, [x[whole:].copy() for x in rows]
+        if whole:
+            for buffer, value in zip(self._next, state, strict=True):
+                buffer[...] = value
+            self._advance(whole, n, rest)
+        else:
+            self._waiting, self._position = rest, self._position + n
+        return self._returned([output.due(y, fed) for output, y in zip(self._outputs, outputs, strict=True)])
 
-    def flush(self) -> Array:
+    def flush(self) -> Any:
         """End the sequence and return the predictions that lookahead still owes, (T', K); none for a causal model.
 
-        The stream takes no more samples until ``reset``. A second call returns nothing.
+        Behind a pool over time, the last of them is the offline model's output. The stream takes no more samples until
+        ``reset``. A second call returns nothing.
         """
+        d, n, fed = self._description, self._position, self._fed
+        if self._ended or n == 0:
+            self._ended = True
+            return self._returned([output.nothing() for output in self._outputs])
+        last = max(output.fed_for(n) for output in self._outputs)
+        more = max(0, -(-(last - fed) // d.granule)) * d.granule
+        rows = self._zeros(more)
+        for x, waiting in zip(rows, self._waiting, strict=True):
+            x[: len(waiting)] = waiting[:more]
+        self._end[:] = n
+        try:
+            outputs, _ = self._run(rows, self._now)
+        finally:
+            self._end[:] = NEVER
         self._ended = True
-        return self._nothing()
+        due = [output.due(y, fed, n) for output, y in zip(self._outputs, outputs, strict=True)]
+        return self._returned(due)
 
     def reset(self) -> None:
         """Go back to the state of a new stream."""
         for buffer, spec in zip(self._now, self._description.state, strict=True):
             buffer.fill(spec.initial)
-        self._position = 0
+        self._waiting = self._zeros(self._description.phase)
+        self._position = self._fed = 0
         self._ended = False
 
-    def _advance(self, n_samples: int) -> None:
+    def _by_port(self, given: Any) -> list[tuple[str, Any, object]]:
+        """(name, value, where it came from) of every input, in the order of the model's."""
+        if len(self._checks) == 1:
+            return [(name, given, self) for name in self._checks]
+        if not isinstance(given, Mapping):
+            raise DTypeError(
+                f"{self}: expected a mapping with the inputs {list(self._checks)}, got {type(given).__name__}; "
+                "pass a dict of arrays"
+            )
+        if set(given) != set(self._checks):
+            raise InputError(f"{self}: expected the inputs {list(self._checks)}, got {list(given)}; name each once")
+        return [(name, given[name], f"{self}, input {name!r}") for name in self._checks]
+
+    def _returned(self, values: list[Any]) -> Any:
+        if len(values) == 1:
+            return values[0]
+        return dict(zip((output.port.name for output in self._outputs), values, strict=True))
+
+    def _run(self, rows: list[Array], state: list[Array]) -> tuple[list[Array], list[Array]]:
+        """All outputs' rows and the last state, in calls that do not reach across a cut."""
+        d = self._description
+        names = [*(port.name for port in d.outputs), *(s.output for s in d.state)]
+        given: list[list[Array]] = [[] for _ in d.outputs]
+        total = len(rows[0])
+        longest = max(1, _LONGEST_CALL // d.granule) * d.granule
+        cuts = {cut - self._fed for cut in d.cuts if 0 < cut - self._fed < total}
+        places = sorted({*range(0, total, longest), *cuts, total})  # ONNX Runtime is wrong on empty input: none is made
+        for start, stop in pairwise(places):
+            feeds = dict(zip((s.input for s in d.state), state, strict=True))
+            feeds |= {port.name: x[None, start:stop] for port, x in zip(d.inputs, rows, strict=True)}
+            if d.end is not None:
+                feeds[d.end] = self._end
+            try:
+                results = self._ort_session.run(names, feeds)
+            except Exception as error:
+                raise self._rejected(error) from error
+            for rows_of, y in zip(given, results, strict=False):
+                rows_of.append(y[0])
+            state = results[len(given) :]
+        return [_joined(rows_of, output) for rows_of, output in zip(given, self._outputs, strict=True)], state
+
+    def _zeros(self, n_samples: int) -> list[Array]:
+        """So many samples of zeros, for each input."""
+        return [np.zeros((n_samples, *port.shape), port.dtype) for port in self._description.inputs]
+
+    def _advance(self, n_fed: int, n_samples: int, waiting: list[Array]) -> None:
         """Let what was written be what is read."""
-        self._now, self._next, self._call, self._call_after, self._position = (
+        self._now, self._next, self._call, self._call_after, self._fed, self._position, self._waiting = (
             *(self._next, self._now, self._call_after, self._call),
-            self._position + n_samples,
+            *(self._fed + n_fed, self._position + n_samples, waiting),
         )
 
     def _bind(self, read: list[Array], write: list[Array]) -> Any:
         binding = self._ort_session.io_binding()
         d = self._description
-        for name, array in ((d.input.name, self._sample), *zip((s.input for s in d.state), read, strict=True)):
+        given = [(port.name, frame) for port, frame in zip(d.inputs, self._frame, strict=True)]
+        given += [(d.end, self._end)] if d.end is not None else []
+        for name, array in (*given, *zip((s.input for s in d.state), read, strict=True)):
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name, array in ((d.output.name, self._output), *zip((s.output for s in d.state), write, strict=True)):
+        taken = zip((port.name for port in d.outputs), self._results, strict=True)
+        for name, array in (*taken, *zip((s.output for s in d.state), write, strict=True)):
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         return binding
-
-    def _nothing(self) -> Array:
-        return np.zeros((0, *self._description.output.shape), self._description.output.dtype)
 
     def _ended_error(self) -> StreamEndedError:
         return StreamEndedError(f"{self}: the sequence was ended by flush(); call reset() to start a new one")
@@ -148,3 +237,40 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, position={self._position})"
+
+
+class _Output:
+    """Which rows of the step graph belong to samples."""
+
+    def __init__(self, port: Port, granule: int) -> None:
+        assert port.timing is not None
+        self.port = port
+        self._timing: Timing = port.timing
+        self._samples, self._rows = port.timing.hop
+        self.rows_a_call = granule * self._rows // self._samples
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every sample has its row at once."""
+        return self._timing.hop == (1, 1) and self._timing.delay == 0
+
+    def due(self, rows: Array, fed: int, n_samples: int | None = None) -> Array:
+        """Of rows that came after ``fed`` samples: those of the sequence, which ends if ``n_samples`` is given."""
+        first = fed * self._rows // self._samples - self._timing.delay
+        stop = len(rows) if n_samples is None else self._timing.count_rows(n_samples) - first
+        return rows[max(0, -first) : max(0, stop)]
+
+    def fed_for(self, n_samples: int) -> int:
+        """How many samples, the phase and what follows the end included, give all rows of so many."""
+        rows = self._timing.count_rows(n_samples) + self._timing.delay
+        return -(-rows * self._samples // self._rows)
+
+    def nothing(self) -> Array:
+        """No rows."""
+        return np.zeros((0, *self.port.shape), self.port.dtype)
+
+
+def _joined(rows: list[Array], output: _Output) -> Array:
+    if not rows:
+        return output.nothing()
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)

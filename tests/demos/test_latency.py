@@ -215,7 +215,10 @@ def test_no_timeline_without_two_changes_that_were_found() -> None:
 
 def test_a_model_without_a_bound_has_no_window() -> None:
     models = tiny_models()
-    endless = replace(models.stream.description, receptive_field=(None, 0))
+    d = models.stream.description
+    assert d.output.timing is not None
+    timing = replace(d.output.timing, receptive_field=(None, 0))
+    endless = replace(d, outputs=(replace(d.output, timing=timing),))
     with pytest.raises(ConfigError, match="finite receptive field"):
         _ = replace(models, stream=runtime.Model(endless, None)).window
 

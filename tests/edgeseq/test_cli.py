@@ -43,7 +43,7 @@ def test_export_reads_the_names_beside_the_model_and_inspect_prints_them(
     printed = capsys.readouterr().out
     assert "rest, move" in printed
     assert "50 Hz" in printed
-    assert "12 past, 0 future steps" in printed
+    assert "12 past, 0 future samples" in printed
 
 
 def test_export_knows_our_layers_in_a_fresh_process(saved: Path) -> None:

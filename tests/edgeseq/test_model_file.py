@@ -14,11 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseq.errors import ModelFileError
-from edgeseq.model_file import FORMAT_VERSION, Description, OfflineReference, Port, StateSpec, graph_sha256
+from edgeseq.model_file import FORMAT_VERSION, Description, OfflineReference, Port, StateSpec, Timing, graph_sha256
 
 TINY = Path("tests/data/tiny.stream.onnx").read_bytes()
 
 shapes = st.lists(st.integers(0, 99), max_size=3).map(tuple)
+
+timings = st.builds(
+    Timing,
+    receptive_field=st.tuples(st.none() | st.integers(0, 999), st.none() | st.integers(0, 999)),
+    law=st.sampled_from(["equal", "prefix"]),
+    lookahead=st.integers(0, 99),
+    hop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    delay=st.integers(0, 99),
+    rows=st.lists(st.tuples(st.integers(1, 3), st.integers(-9, 9), st.integers(1, 3)), max_size=3).map(tuple),
+)
 
 
 @st.composite
@@ -29,7 +39,7 @@ def _ports(draw: Any) -> Port:
     if shape and shape[-1] < 5:
         names = tuple(draw(st.lists(st.text(max_size=8), min_size=shape[-1], max_size=shape[-1])))
     dtype = draw(st.sampled_from(["float32", "int32", "int64"]))
-    return Port(draw(st.text(max_size=8)), dtype, shape, has_time, length, names)
+    return Port(draw(st.text(max_size=8)), dtype, shape, has_time, length, names, draw(st.none() | timings))
 
 
 several_ports = st.lists(_ports(), min_size=1, max_size=3).map(tuple)
@@ -47,10 +57,10 @@ descriptions = st.builds(
     name=st.text(max_size=8),
     inputs=several_ports,
     outputs=several_ports,
-    receptive_field=st.tuples(st.none() | st.integers(0, 999), st.none() | st.integers(0, 999)),
-    law=st.sampled_from(["equal", "prefix"]),
-    lookahead=st.integers(0, 99),
-    hop=st.integers(1, 99),
+    granule=st.integers(1, 99),
+    phase=st.integers(0, 99),
+    cuts=st.lists(st.integers(0, 99), max_size=3).map(tuple),
+    end=st.none() | st.text(max_size=8),
     state=st.lists(states, max_size=3).map(tuple),
     provenance=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     rate_hz=st.none() | st.floats(0.1, 1e6),
@@ -58,11 +68,29 @@ descriptions = st.builds(
     graph_sha256=st.text(max_size=64),
 )
 EXAMPLE = Description(
-    "stream", "m", (Port("x", "float32", (6,)),), (Port("y", "float32", (7,)),), receptive_field=(12, 0)
+    "stream", "m", (Port("x", "float32", (6,)),), (Port("y", "float32", (7,), timing=Timing((12, 0))),)
 )
 
 
-PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None}
+PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None, "timing": None}
+TIMING: dict[str, Any] = {
+    "receptive_field": [3, 0],
+    "law": "equal",
+    "lookahead": 0,
+    "hop": [1, 1],
+    "delay": 0,
+    "rows": [],
+}
+_WRONG_TIMINGS: list[tuple[dict[str, Any], str]] = [
+    ({"law": 3}, "law: expected one of"),
+    ({"hop": [0, 1]}, "hop: expected two numbers >= 1"),
+    ({"lookahead": -1}, "lookahead >= 0"),
+    ({"delay": -1}, "delay >= 0"),
+    ({"shortest": 0}, "shortest >= 1"),
+    ({"rows": [[1, 2]]}, "rows: expected triples of whole numbers"),
+    ({"receptive_field": ["a", 0]}, "receptive_field: expected two counts"),
+    ({"receptive_field": [1, 2, 3]}, "the file is damaged"),
+]
 STATE = {"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": 0.0}
 
 
@@ -78,11 +106,13 @@ def test_round_trip(description: Description) -> None:
         ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 2; export the model again"),
         ({"format_version": None}, "model file of format None"),
         ({"kind": "other"}, "kind: expected one of"),
-        ({"law": 3}, "law: expected one of"),
-        ({"hop": 0}, "expected hop >= 1"),
-        ({"lookahead": -1}, "lookahead >= 0"),
+        ({"granule": 0}, "expected granule >= 1"),
+        ({"phase": -1}, "expected phase >= 0"),
+        ({"cuts": [-1]}, "cuts: expected positions"),
+        ({"end": 3}, "end: expected the name of an input"),
+        *(({"outputs": [{**PORT, "timing": {**TIMING, **change}}]}, message) for change, message in _WRONG_TIMINGS),
         ({"surprise": 1}, "unknown fields .'surprise'."),
-        ({"inputs": [{"name": "x"}]}, "'shape'"),
+        ({"inputs": [{"name": "x"}]}, "'timing'"),
         ({"inputs": []}, "inputs and outputs: expected one at least of each"),
         ({"inputs": [{**PORT, "shape": [-1]}]}, "shape: expected sizes of 0 or more"),
         ({"inputs": [{**PORT, "dtype": "float16"}]}, "dtype: expected one of"),
@@ -94,13 +124,11 @@ def test_round_trip(description: Description) -> None:
         ({"provenance": {"keras": 3}}, "names: expected texts"),
         ({"name": 5}, "names: expected texts"),
         ({"rate_hz": "fast"}, "rate_hz: expected a number"),
-        ({"receptive_field": ["a", 0]}, "receptive_field: expected two counts"),
         (
             {"state": [{"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": None}]},
             "initial: expected",
         ),
         ({"state": [{"input": "a"}]}, "the file is damaged"),
-        ({"receptive_field": [1, 2, 3]}, "the file is damaged"),
     ],
 )
 def test_a_wrong_description_is_refused(change: dict[str, Any], message: str) -> None:
@@ -116,6 +144,7 @@ def test_format_1_is_read_for_ever(name: str, kind: str) -> None:
     d = Description.from_json(text)
     assert (d.kind, d.input.names, d.output.names, d.output.has_time) == (kind, ("x", "y", "z"), ("rest", "move"), True)
     assert d.provenance == {}
+    assert d.output.timing == Timing((6, 0))
     old = json.loads(text)
     del old["feature_names"]
     with pytest.raises(ModelFileError, match=r"'feature_names'; the file is damaged"):
@@ -130,8 +159,8 @@ def test_a_description_that_is_none_is_refused(text: str, message: str) -> None:
 
 def test_a_missing_field_is_named() -> None:
     raw = json.loads(EXAMPLE.to_json())
-    del raw["law"]
-    with pytest.raises(ModelFileError, match=r"missing fields .'law'."):
+    del raw["state"]
+    with pytest.raises(ModelFileError, match=r"missing fields .'state'."):
         Description.from_json(json.dumps(raw))
 
 

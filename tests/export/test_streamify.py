@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from edgeseq.errors import NotStreamableError
 from edgeseq.export.streamify import StepModel, streamify
+from edgeseq.model_file import NEVER
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(0)
@@ -45,17 +47,28 @@ def session(model: ir.Model) -> Any:
 
 
 def stream(step: StepModel, x: Array, sizes: Sequence[int]) -> Array:
-    """Run the step graph with plain ``session.run`` over chunks of these sizes."""
+    """Run the step graph by its description with plain ``session.run``, in chunks of about these sizes, and flush."""
     ort_session = session(step.model)
+    (timing,) = step.timings
     state = {s.input: np.full((len(x), *s.shape), s.initial, s.dtype) for s in step.state}
     names = ["output", *(s.output for s in step.state)]
-    outputs, start = [], 0
-    for size in sizes:
-        y, *successors = ort_session.run(names, {"input": x[:, start : start + size], **state})
+    length, owed = x.shape[1], timing.count_rows(x.shape[1]) + timing.delay
+    total = max(-(-owed * timing.hop[0] // timing.hop[1]), step.phase + length)
+    total += -total % step.granule
+    fed = np.zeros((len(x), total, *x.shape[2:]), x.dtype)
+    fed[:, step.phase : step.phase + length] = x
+    wanted = {int(c) // step.granule * step.granule for c in np.cumsum([0, *sizes]) if c < total}
+    cuts = wanted | set(step.cuts) | {total}
+    places = sorted(c for c in cuts if 0 <= c <= total)
+    outputs = []
+    for start, stop in pairwise(places):
+        given = {"input": fed[:, start:stop], **state}
+        if step.end is not None:
+            given[step.end] = np.full(len(x), length if stop > step.phase + length else NEVER)
+        y, *successors = ort_session.run(names, given)
         state = dict(zip(state, successors, strict=True))
         outputs.append(y)
-        start += size
-    return np.concatenate(outputs, axis=1)
+    return np.concatenate(outputs, axis=1)[:, timing.delay : owed]
 
 
 def weights(*shape: int) -> Array:
@@ -154,7 +167,8 @@ def test_step_graph_keeps_the_law(case: str, sizes: list[int]) -> None:
     body, constants, output, (law, past) = STREAMABLE[case]
     offline = parse(body, output, constants)
     step = streamify(offline)
-    assert (step.law, step.past) == (law, past)
+    (timing,) = step.timings
+    assert (timing.law, timing.receptive_field) == (law, (past, 0))
     x = RNG.normal(size=(3, 23, 4)).astype(np.float32)
     got, reference = stream(step, x, sizes), session(offline)
     if law == "equal":
@@ -165,25 +179,49 @@ def test_step_graph_keeps_the_law(case: str, sizes: list[int]) -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
-    "same padding": (
-        f"{TO_CHANNELS} c = Conv<pads=[1,1]>(t, W) output = Transpose<perm=[0,2,1]>(c)",
-        {"W": weights(4, 4, 3)},
-        r"Conv.*it needs 1 future steps.*train with padding=\"causal\"",
-    ),
-    "valid padding": (
-        f"{TO_CHANNELS} c = Conv(t, W) output = Transpose<perm=[0,2,1]>(c)",
-        {"W": weights(4, 4, 3)},
-        "a reach of 2 steps needs 2 steps of left padding, got 0",
-    ),
-    "stride": (
-        f"{TO_CHANNELS} c = Conv<pads=[1,0], strides=[2]>(t, W) output = Transpose<perm=[0,2,1]>(c)",
-        {"W": weights(4, 4, 2)},
-        "a stride over time gives fewer outputs",
-    ),
     "length-dependent padding": (
-        f'{TO_CHANNELS} c = Conv<auto_pad="SAME_UPPER">(t, W) output = Transpose<perm=[0,2,1]>(c)',
-        {"W": weights(4, 4, 2)},
+        f'{TO_CHANNELS} c = Conv<auto_pad="SAME_UPPER", strides=[2]>(t, W) output = Transpose<perm=[0,2,1]>(c)',
+        {"W": weights(4, 4, 3)},
         "its padding depends on the length",
+    ),
+    "product over time": (
+        "m = ReduceProd<keepdims=1>(input, AXES) output = Relu(m)",
+        {"AXES": np.array([1])},
+        "only a maximum, minimum, sum and mean over time have a running form",
+    ),
+    "reversed time": (
+        "output = Slice(input, A, B, C, D)",
+        {"A": np.array([-1]), "B": np.array([-(2**31)]), "C": np.array([1]), "D": np.array([-1])},
+        "runs backwards, so its first step needs the last sample",
+    ),
+    "reversed time beside time": (
+        "r = Slice(input, A, B, C, D) output = Add(input, r)",
+        {"A": np.array([-1]), "B": np.array([-(2**31)]), "C": np.array([1]), "D": np.array([-1])},
+        "combines time with reversed time",
+    ),
+    "recurrence over reversed time": (
+        "r = Slice(input, A, B, C, D) t = Transpose<perm=[1,0,2]>(r) y = LSTM<hidden_size=3>(t, W, R, V) "
+        "s = Squeeze(y, C) output = Transpose<perm=[1,0,2]>(s)",
+        {
+            **{"A": np.array([-1]), "B": np.array([-(2**31)]), "C": np.array([1]), "D": np.array([-1])},
+            **{"W": weights(1, 12, 4), "R": weights(1, 12, 3), "V": weights(1, 24)},
+        },
+        "backward half starts at the end",
+    ),
+    "branches of different rates": (
+        f"{TO_CHANNELS} c = Conv<pads=[1,0], strides=[2]>(t, W) s = Add(c, t) output = Transpose<perm=[0,2,1]>(s)",
+        {"W": weights(4, 4, 2)},
+        "different numbers of steps for the same sequence",
+    ),
+    "the first three steps": (
+        "output = Slice(input, A, B, C)",
+        {"A": np.array([0]), "B": np.array([3]), "C": np.array([1])},
+        "it cuts the sequence at a fixed place",
+    ),
+    "the last three steps": (
+        "output = Slice(input, A, B, C)",
+        {"A": np.array([-3]), "B": np.array([2**31 - 1]), "C": np.array([1])},
+        "it cuts the sequence at a fixed place",
     ),
     "convolution over channels": (
         "c = Conv<pads=[1,0]>(input, W) output = Relu(c)",
@@ -223,21 +261,6 @@ REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
         {"AXES": np.array([1])},
         "keeps a time axis of one step; drop it",
     ),
-    "sum over time": (
-        "m = ReduceSum<keepdims=1>(input, AXES) output = Relu(m)",
-        {"AXES": np.array([1])},
-        "only a maximum and a mean over time alone have a running form",
-    ),
-    "reversed time": (
-        "output = Slice(input, A, B, C, D)",
-        {"A": np.array([-1]), "B": np.array([-(2**31)]), "C": np.array([1]), "D": np.array([-1])},
-        "it reverses, strides, or depends on the input",
-    ),
-    "fixed cut": (
-        "output = Slice(input, A, B, C)",
-        {"A": np.array([3]), "B": np.array([2**31 - 1]), "C": np.array([1])},
-        "it cuts the sequence at a fixed place",
-    ),
     "constant of higher rank": ("output = Add(input, C)", {"C": weights(1, 1, 1, 4)}, "adds axes before time"),
     "positional constant": ("output = Add(input, C)", {"C": weights(7, 4)}, "varies along time"),
     "length of the sequence": (
@@ -265,8 +288,8 @@ def test_state_is_the_minimum_and_named() -> None:
     body, constants, output, _ = STREAMABLE["grouped convolution and residual"]
     step = streamify(parse(body, output, constants))
     assert [(s.input, s.output, s.shape, s.initial) for s in step.state] == [
-        ("state_0_conv", "next_0_conv", (4, 1), 0.0),
-        ("state_1_conv", "next_1_conv", (4, 4), 0.0),
+        ("state_0_rows", "next_0_rows", (4, 1), 0.0),
+        ("state_1_rows", "next_1_rows", (4, 4), 0.0),
     ]
 
 
@@ -309,7 +332,7 @@ def check_random_graph(graph: tuple[str, dict[str, Array], int], sizes: list[int
     body, constants, past = graph
     offline = parse(body, EVERY_STEP, constants)
     step = streamify(offline)
-    assert step.past == past
+    assert step.timings[0].receptive_field == (past, 0)
     x = np.random.default_rng(sum(sizes)).normal(size=(batch, sum(sizes), 4)).astype(np.float32)
     expected = session(offline).run(None, {"input": x})[0]
     np.testing.assert_allclose(stream(step, x, sizes), expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,105 @@
+"""What slides along time: the rows that a window needs, from before this chunk and within it.
+
+One function, ``slide``, answers for convolutions, pools, paddings, crops and strides alike: how much later the result
+comes, which rows must be kept, and where zeros stand for rows outside the sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq.export.stream_graph import StepGraph, Timed, refuse, then
+
+
+def slide(
+    step: StepGraph,
+    node: ir.Node,
+    x: Timed,
+    *,
+    reach: int,
+    stride: int = 1,
+    before: int = 0,
+    after: int = 0,
+    fill: float = 0.0,
+) -> tuple[ir.Value, Timed]:
+    """The rows on which windows without padding, one every ``stride`` rows, give this chunk's results.
+
+    Args:
+        step: the step graph.
+        node: for messages.
+        x: what the windows slide over.
+        reach: rows that a window sees beside its first.
+        stride: rows from one window to the next.
+        before: rows of ``fill`` before the sequence; negative to leave out rows of it.
+        after: rows of ``fill`` behind it; negative to leave out rows.
+        fill: what a window sees outside the sequence.
+
+    Returns:
+        The rows, and what is known about the results (its ``value`` is that of ``x``, to be replaced).
+    """
+    if x.backwards:  # windows in the order of the samples are the same, seen from the other end
+        if stride != 1:
+            raise refuse(node, "a stride over reversed time counts from the end", "use stride 1")
+        before, after = after, before
+    # Result j sees rows j·stride - before to j·stride - before + reach. The last of them must have come, and of rows
+    # that are left out at the end so many more that it cannot be one of those.
+    needed = reach + max(0, -after)
+    delay = max(0, -((stride - 1 - needed + before - x.delay) // stride))
+    hop = x.hop * stride
+    step.takes_whole_rows(hop)
+    outside = (before > 0 and x.delay > 0) or after > 0
+    if outside and not (x.blank and fill == 0.0):
+        number = step.scalar(fill, np.float32)
+        x = replace(x, value=step.masked(x, number))
+    lead = delay * stride + before - x.delay  # rows before the chunk that its first window sees
+    rows = x.value
+    if lead > 0:
+        rows = step.with_history(x, lead, fill)
+    elif lead < 0:
+        rows = step.slice(rows, x.axis, -lead)
+    if lead > reach:  # more windows fit than results are due
+        rows = step.slice(rows, x.axis, 0, reach + 1 - stride - lead)
+    result = replace(
+        x,
+        hop=hop,
+        delay=delay,
+        rows=then(x.rows, 1, before + after - reach - 1 + stride, stride),
+        blank=False,
+        past=None if x.past is None else x.past + before * x.hop,
+        future=x.future + (reach - before) * x.hop,
+    )
+    return rows, result
+
+
+def late(step: StepGraph, x: Timed, by: int) -> Timed:
+    """``x``, as many rows later: a delay line."""
+    if by == 0:
+        return x
+    rows = step.slice(step.with_history(x, by), x.axis, 0, -by)
+    return replace(x, value=rows, delay=x.delay + by)
+
+
+def aligned(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:
+    """The tensors, each as late as the latest.
+
+    Raises:
+        NotStreamableError: they are at different rates, or run in different directions.
+    """
+    first = timed[0]
+    if any((x.hop, x.rows) != (first.hop, first.rows) for x in timed):
+        raise refuse(
+            node,
+            "its inputs have different numbers of steps for the same sequence",
+            "give both branches the same strides and paddings",
+        )
+    if any(x.backwards != first.backwards for x in timed):
+        raise refuse(
+            node,
+            "it combines time with reversed time, so the first output needs the last sample",
+            "reverse both branches, or none",
+        )
+    latest = max(x.delay for x in timed)
+    return [late(step, x, latest - x.delay) for x in timed]
