@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.cleanup import constant
+from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_registry import REARRANGE, Argument, first, streams, values
 from edgeseq.export.stream_windows import late

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export import stream_memory as stream_memory  # noqa: PLC0414  registers its rules
-from edgeseq.export.cleanup import ELEMENTWISE, constant, permutation
+from edgeseq.export.cleanup import ELEMENTWISE
+from edgeseq.export.graph_edit import constant, permutation
 from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then
 from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, farthest, first, streams, values
 from edgeseq.export.stream_windows import aligned, slide

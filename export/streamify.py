@@ -20,7 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeseq.errors import NotStreamableError
-from edgeseq.export.cleanup import constant
+from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
 from edgeseq.model_file import StateSpec, Timing

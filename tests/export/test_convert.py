@@ -113,6 +113,16 @@ def test_one_tensor_given_twice_and_an_input_given_back() -> None:
         compare(expected, got[f"output_{i}"], f"output_{i}")
 
 
+def test_two_outputs_of_equal_value_keep_their_names_through_the_clean_up(randomise: Randomise) -> None:
+    x = keras.Input((None, 4))
+    skip = L.Conv1D(3, 1)(x)
+    sums = [L.Activation("relu")(L.Add()([skip, L.Conv1D(3, 2, padding="causal")(x)])) for _ in range(2)]
+    model = randomise(keras.Model(x, [sums[0], sums[1], sums[0], keras.ops.relu(sums[1])]))
+    got = _run(to_onnx(model), {"input": _inputs(2, 5)})
+    for i, expected in enumerate(model(_inputs(2, 5))):
+        compare(expected.numpy(), got[f"output_{i}"], f"output_{i}")
+
+
 def test_an_input_without_influence_stays_a_port() -> None:
     a, b = keras.Input((None, 4), name="a"), keras.Input((None, 4), name="b")
     got = _run(to_onnx(keras.Model([a, b], b + 1)), {"a": _inputs(1, 3), "b": _inputs(1, 5)})
