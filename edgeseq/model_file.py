@@ -9,17 +9,19 @@ of the wrong kind, or is of a newer format; older formats are read for ever. Inv
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
+from edgeseq.protobuf import fields
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA_KEY = "edgeseq"
 
 Kind = Literal["offline", "stream"]
@@ -112,6 +114,53 @@ class StateSpec:
 
 
 @dataclass(frozen=True)
+class Ring:
+    """The rows of one state in a ring buffer: row i, from the oldest, of ``state`` is slot ``first`` + i of a new ring.
+
+    ``state`` is the input of the ``StateSpec``, ``axis`` the axis of its shape along which its ``size`` rows stand.
+    """
+
+    state: str
+    axis: int
+    first: int
+    size: int
+
+
+@dataclass(frozen=True)
+class RingBuffer:
+    """Rings whose rows have the same width, in one array (slots, width), float32.
+
+    The function takes the array as ``array``, and as ``slots`` (int64) where the rows stand that it reads: its
+    ``taps``, (number of the ring, row from its oldest). It gives one new row for each of ``rings``, (n, width), as
+    ``rows``; each takes the place of its ring's oldest row.
+    """
+
+    array: str
+    slots: str
+    rows: str
+    width: int
+    rings: tuple[Ring, ...]
+    taps: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class FastForm:
+    """A second form of a step graph, for one stream and one sample at a call: its cost does not grow with its state.
+
+    It is the model-local function ``function`` (domain "edgeseq") of the same file, over the same weights, which are
+    the function's remaining inputs. It takes each port's sample without its time axis, (1, C), the ``buffers``, and
+    those ``states`` that are no rings; it equals the step graph for a stream that has taken ``start`` samples (the
+    phase included), until its end. ``position`` is the state that counts samples: the function leaves it alone.
+    """
+
+    function: str
+    start: int
+    buffers: tuple[RingBuffer, ...]
+    states: tuple[str, ...]
+    position: str | None
+
+
+@dataclass(frozen=True)
 class OfflineReference:
     """The offline model that a stream equals: its file name and the hash of its graph."""
 
@@ -126,7 +175,8 @@ class Description:
     Of a stream: every call takes a multiple of ``granule`` samples, the first ``phase`` of a stream being zeros that
     belong to no sample; a call does not reach across one of the positions ``cuts``, in samples from the start, those
     zeros included; and the input ``end`` takes, for each sequence, how many samples it has (``NEVER`` until that is
-    known). ``provenance`` names what the file was made from and with.
+    known). ``fast`` is its fast form, ``not_fast`` the reason why there is none. ``provenance`` names what the file was
+    made from and with.
 
     Example:
         >>> d = Description(kind="offline", name="m", inputs=(Port("x", "float32", (6,)),),
@@ -147,6 +197,8 @@ class Description:
     rate_hz: float | None = None
     provenance: dict[str, str] = field(default_factory=dict, hash=False)
     offline: OfflineReference | None = None
+    fast: FastForm | None = None
+    not_fast: str | None = None
     graph_sha256: str = ""
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -186,8 +238,8 @@ class Description:
         if not isinstance(raw, dict):
             raise ModelFileError(f"metadata {METADATA_KEY!r}: expected a JSON object, got {type(raw).__name__}")
         version = raw.get("format_version")
-        if version == 1:
-            raw = _from_format_1(raw)
+        if version in _OLDER:
+            raw = _OLDER[version](raw)
         elif version != FORMAT_VERSION:
             raise ModelFileError(
                 f"model file of format {version!r}: this edgeseq reads formats 1 to {FORMAT_VERSION}; "
@@ -210,7 +262,15 @@ def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise _damaged(error) from error
     new = {"inputs": [source], "outputs": [output], "granule": 1, "phase": 0, "cuts": [], "end": None, "provenance": {}}
-    return {**raw, **new, "format_version": FORMAT_VERSION}
+    return _from_format_2({**raw, **new})
+
+
+def _from_format_2(old: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 had no fast form."""
+    return {**old, "fast": None, "not_fast": None, "format_version": FORMAT_VERSION}
+
+
+_OLDER = {1: _from_format_1, 2: _from_format_2}
 
 
 def _damaged(error: Exception) -> ModelFileError:
@@ -218,7 +278,7 @@ def _damaged(error: Exception) -> ModelFileError:
 
 
 def _from_dict(raw: dict[str, Any]) -> Description:
-    known = {f.name for f in fields(Description)}
+    known = {f.name for f in dataclasses.fields(Description)}
     if set(raw) != known:
         missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
         raise ModelFileError(f"metadata {METADATA_KEY!r}: missing fields {missing}, unknown fields {unknown}")
@@ -232,6 +292,7 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else OfflineReference(**offline),
+                "fast": None if raw["fast"] is None else _fast(raw["fast"]),
             }
         )
         _check(description)
@@ -271,6 +332,8 @@ def _check(d: Description) -> None:
     expect("phase", "phase >= 0", d.phase, right=_is_count(d.phase))
     expect("cuts", "positions", d.cuts, right=all(_is_count(n) for n in d.cuts))
     expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
+    if d.fast is not None:
+        _check_fast(d.fast, {state.input: state for state in d.state}, expect)
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
 
 
@@ -285,6 +348,28 @@ def _check_timing(t: Timing, expect: Callable[..., None]) -> None:
     expect("shortest", "shortest >= 1", t.shortest, right=_is_count(t.shortest) and t.shortest >= 1)
     right = all(len(step) == 3 and all(type(n) is int for n in step) and step[2] >= 1 for step in t.rows)
     expect("rows", "triples of whole numbers", t.rows, right=right)
+
+
+def _check_fast(fast: FastForm, states: Mapping[str, StateSpec], expect: Callable[..., None]) -> None:
+    known = [*fast.states, *([] if fast.position is None else [fast.position])]
+    texts = [fast.function, *known, *(name for b in fast.buffers for name in (b.array, b.slots, b.rows))]
+    expect("fast: names", "texts", texts, right=all(isinstance(n, str) for n in texts))
+    expect("fast: start", "start >= 0", fast.start, right=_is_count(fast.start))
+    known += [ring.state for buffer in fast.buffers for ring in buffer.rings]
+    expect("fast: states", "each state once", known, right=sorted(known) == sorted(states))
+    for buffer in fast.buffers:
+        first = 0
+        for ring in buffer.rings:
+            spec = states[ring.state]
+            right = (
+                ring.axis in range(len(spec.shape)) and ring.first == first and spec.shape[ring.axis] == ring.size > 0
+            )
+            right = right and math.prod(spec.shape) == ring.size * buffer.width and spec.dtype == "float32"
+            expect("fast: ring", f"rows of {spec}, behind the ring before", ring, right=right)
+            first += ring.size
+        for ring_number, row in buffer.taps:
+            right = ring_number in range(len(buffer.rings)) and row in range(buffer.rings[ring_number].size)
+            expect("fast: taps", "a row of a ring", (ring_number, row), right=right)
 
 
 def _is_count(value: Any) -> bool:
@@ -302,6 +387,14 @@ def _port(raw: Mapping[str, Any]) -> Port:
         rows = tuple(tuple(step) for step in timing["rows"])
         timing = Timing(**{**timing, "receptive_field": (past, future), "hop": tuple(timing["hop"]), "rows": rows})
     return Port(**{**raw, "shape": tuple(raw["shape"]), "names": _names(raw["names"]), "timing": timing})
+
+
+def _fast(raw: Mapping[str, Any]) -> FastForm:
+    buffers = []
+    for each in raw["buffers"]:
+        rings, taps = tuple(Ring(**ring) for ring in each["rings"]), tuple((ring, row) for ring, row in each["taps"])
+        buffers.append(RingBuffer(**{**each, "rings": rings, "taps": taps}))
+    return FastForm(**{**raw, "buffers": tuple(buffers), "states": tuple(raw["states"])})
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:
@@ -324,39 +417,9 @@ def graph_sha256(model: bytes) -> str:
     Example:
         >>> graph_sha256(b"") == hashlib.sha256(b"").hexdigest()
         True
-
-    Source: protobuf wire format, https://protobuf.dev/programming-guides/encoding/
     """
     digest = hashlib.sha256()
-    view = memoryview(model)
-    position = 0
-    while position < len(view):
-        start = position
-        key, position = _varint(view, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            _, position = _varint(view, position)
-        elif wire == 2:
-            size, position = _varint(view, position)
-            position += size
-        elif wire in (1, 5):
-            position += 8 if wire == 1 else 4
-        else:
-            raise ModelFileError(f"not an ONNX file: protobuf wire type {wire} at byte {start}")
-        if number == 0 or position > len(view):
-            raise ModelFileError(f"not an ONNX file, or a truncated one: field {number} at byte {start} of {len(view)}")
-        if number != _METADATA_PROPS:
-            digest.update(view[start:position])
+    for each in fields(model):
+        if each.number != _METADATA_PROPS:
+            digest.update(each.whole)
     return digest.hexdigest()
-
-
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(view) and shift < 64:
-        byte = view[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ModelFileError(f"not an ONNX file, or a truncated one: broken number at byte {position} of {len(view)}")

@@ -82,6 +82,8 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
         phase=step.phase,
         cuts=step.cuts,
         end=step.end,
+        fast=step.fast,
+        not_fast=step.not_fast,
         offline=OfflineReference(offline_file, offline.graph_sha256),
     )
 

@@ -24,6 +24,7 @@ from edgeseq.errors import ConfigError, ExportError, ModelFileError, NotStreamab
 from edgeseq.export.any_length import for_any_length, length_kept_by
 from edgeseq.export.convert import OPSET, Converted, to_onnx
 from edgeseq.export.description import About, Names, describe_offline, describe_stream, file_stem
+from edgeseq.export.fast_form import with_fast_form
 from edgeseq.export.lowering import one_export
 from edgeseq.export.native import LoweredLayer
 from edgeseq.export.probes import Inputs, vocabulary_size
@@ -292,7 +293,7 @@ def _checked(check_inputs: Sequence[CheckInput], ports: Sequence[Port]) -> list[
 
 def _try_streamify(offline: ir.Model) -> tuple[StepModel | None, str | None]:
     try:
-        return streamify(offline), None
+        return with_fast_form(streamify(offline)), None
     except NotStreamableError as error:
         return None, str(error)
 

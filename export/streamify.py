@@ -23,7 +23,7 @@ from edgeseq.errors import NotStreamableError
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
-from edgeseq.model_file import StateSpec, Timing
+from edgeseq.model_file import FastForm, StateSpec, Timing
 
 _PHASES = 64  # of a granule longer than this, the first ones are tried
 _LONGEST = 100_000  # samples until which a model is looked for to be defined
@@ -40,6 +40,8 @@ class StepModel:
     phase: int
     cuts: tuple[int, ...]
     end: str | None
+    fast: FastForm | None = None
+    not_fast: str | None = None
 
 
 def streamify(offline: ir.Model) -> StepModel:

@@ -7,19 +7,24 @@ State lives in ``Stream``, never here.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 from edgeseq.errors import ModelFileError
 from edgeseq.model_file import Description, Port
+from edgeseq.runtime.fast_check import FastFormError, fast_step
+from edgeseq.runtime.fast_step import FastStep
 from edgeseq.runtime.inputs import InputCheck
-from edgeseq.runtime.model_source import open_model
+from edgeseq.runtime.model_source import Source, open_model
 from edgeseq.runtime.stream import Stream
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], *, fast: bool = True) -> Model:
     """Open a step graph, ``NAME.stream.onnx``, and check it before it is run.
+
+    Where the file holds a fast form, single steps run on it, after it gave what the step graph gives on random states;
+    if it does not, or with ``fast=False``, everything runs on the step graph. ``Model.explain`` says which and why.
 
     Raises:
         ModelNotFoundError: there is no such file (also a ``FileNotFoundError``).
@@ -34,18 +39,26 @@ def load(path: str | os.PathLike[str]) -> Model:
         >>> stream.step(np.zeros(3, np.float32)).shape
         (2,)
     """
-    description, ort_session = open_model(path, "stream")
-    if any(port.timing is None for port in description.outputs):
+    source = open_model(path, "stream")
+    if any(port.timing is None for port in source.description.outputs):
         raise ModelFileError(f"{os.fspath(path)!r}: its description lacks the timing of an output; export it again")
-    return Model(description, ort_session)
+    if not fast:
+        return Model(source, None, "the fast form was not asked for")
+    try:
+        return Model(source, fast_step(source), source.description.not_fast)
+    except FastFormError as error:
+        warnings.warn(f"{os.fspath(path)!r}: {error}; it runs on its step graph, slower", RuntimeWarning, stacklevel=2)
+        return Model(source, None, str(error))
 
 
 class Model:
     """A streaming model. Made by ``load``; safe to share between threads, since it never changes."""
 
-    def __init__(self, description: Description, ort_session: Any) -> None:
-        self._description = description
-        self._ort_session = ort_session
+    def __init__(self, source: Source, fast: FastStep | None, not_fast: str | None) -> None:
+        self._description = description = source.description
+        self._ort_session = source.ort_session
+        self._fast = fast
+        self._not_fast = not_fast
         self._checks = {port.name: InputCheck(port) for port in description.inputs}
         self._timings = [port.timing for port in description.outputs if port.timing is not None]
 
@@ -112,7 +125,22 @@ class Model:
 
     def stream(self, name: str = "stream") -> Stream:
         """Open a new stream in the initial state. ``name`` appears in its errors."""
-        return Stream(self._description, self._ort_session, self._checks, name)
+        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast)
+
+    def explain(self) -> str:
+        """Which form of the model runs, and why.
+
+        Example:
+            >>> print(load("tests/data/tiny.stream.onnx").explain())
+            single steps run on the fast form: 4 ring buffers hold the state; chunks run on the step graph
+        """
+        if self._fast is None:
+            return f"everything runs on the step graph: {self._not_fast or 'the file holds no fast form'}"
+        form = self._fast.form
+        n_rings = sum(len(buffer.rings) for buffer in form.buffers)
+        after = f", after {form.start} samples" if form.start else ""
+        rings = f"{n_rings} ring buffers hold the state"
+        return f"single steps run on the fast form{after}: {rings}; chunks run on the step graph"
 
     def __repr__(self) -> str:
         d = self._description

@@ -8,6 +8,7 @@ workers would burn the processor.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,36 @@ _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "int32": "ten
 _LOADERS: dict[Kind, str] = {"stream": "load()", "offline": "load_offline()"}
 
 
-def open_model(path: str | os.PathLike[str], kind: Kind) -> tuple[Description, Any]:
-    """Read a model file of this kind; returns its description and an ``ort.InferenceSession``.
+@dataclass(frozen=True)
+class Source:
+    """A model file that was checked: its bytes, its description and an ``ort.InferenceSession`` on its graph."""
+
+    data: bytes
+    description: Description
+    ort_session: Any
+
+
+def open_model(path: str | os.PathLike[str], kind: Kind) -> Source:
+    """Read a model file of this kind.
 
     Raises:
         ModelNotFoundError: there is no such file (also a ``FileNotFoundError``).
         ModelFileError: the file is damaged, was not written by edgeseq, is of the other kind, or of a newer format.
     """
-    description, ort_session = _open(path)
-    if description.kind != kind:
+    source = _open(path)
+    if (found := source.description.kind) != kind:
         raise ModelFileError(
-            f"{os.fspath(path)!r}: expected a model of kind {kind!r}, got {description.kind!r}; "
-            f"open it with {_LOADERS[description.kind]}"
+            f"{os.fspath(path)!r}: expected a model of kind {kind!r}, got {found!r}; open it with {_LOADERS[found]}"
         )
-    return description, ort_session
+    return source
 
 
 def describe(path: str | os.PathLike[str]) -> Description:
     """What a model file of either kind says of itself, after the same checks as ``open_model``."""
-    return _open(path)[0]
+    return _open(path).description
 
 
-def _open(path: str | os.PathLike[str]) -> tuple[Description, Any]:
+def _open(path: str | os.PathLike[str]) -> Source:
     where = os.fspath(path)
     try:
         data = Path(path).read_bytes()
@@ -53,7 +62,7 @@ def _open(path: str | os.PathLike[str]) -> tuple[Description, Any]:
         raise ModelFileError(f"cannot read {where!r}: {error.strerror}") from error
     try:
         found = graph_sha256(data)
-        ort_session = _session(data)
+        ort_session = session(data)
         text = ort_session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise ModelFileError("no edgeseq description in it; export the model with edgeseq.export")
@@ -61,10 +70,15 @@ def _open(path: str | os.PathLike[str]) -> tuple[Description, Any]:
         _check(description, found, ort_session)
     except ModelFileError as error:
         raise ModelFileError(f"{where!r}: {error}") from error
-    return description, ort_session
+    return Source(data, description, ort_session)
 
 
-def _session(data: bytes) -> Any:
+def session(data: bytes) -> Any:
+    """An ``ort.InferenceSession`` on one thread.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot open the model.
+    """
     try:
         return ort.InferenceSession(data, _options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT's exception classes have no public common base

@@ -26,7 +26,8 @@ def load_offline(path: str | os.PathLike[str]) -> OfflineModel:
         >>> offline.run(np.zeros((10, 3), np.float32)).shape
         (10, 2)
     """
-    return OfflineModel(*open_model(path, "offline"))
+    source = open_model(path, "offline")
+    return OfflineModel(source.description, source.ort_session)
 
 
 class OfflineModel:

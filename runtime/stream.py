@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from edgeseq.errors import DTypeError, InputError, StreamEndedError
 from edgeseq.model_file import NEVER, Description, Port, Timing
+from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.inputs import Array, InputCheck
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
@@ -39,7 +40,15 @@ class Stream:
         (0, 2)
     """
 
-    def __init__(self, description: Description, ort_session: Any, checks: Mapping[str, InputCheck], name: str) -> None:
+    def __init__(
+        self,
+        description: Description,
+        ort_session: Any,
+        checks: Mapping[str, InputCheck],
+        name: str,
+        *,
+        fast: FastStep | None = None,
+    ) -> None:
         self.name = name
         self._description = d = description
         self._ort_session = ort_session
@@ -59,6 +68,10 @@ class Stream:
         self._next = [np.empty_like(array) for array in self._now]
         # One binding reads _now and writes _next, the other the reverse; they take turns.
         self._call, self._call_after = self._bind(self._now, self._next), self._bind(self._next, self._now)
+        # Single steps run on rings, where the model has a fast form; _now is out of date while they hold the state.
+        self._fast = fast
+        self._rings: Rings | None = None
+        self._in_rings = False
         self._plain = d.granule == 1 and len(d.inputs) == 1 and len(self._outputs) == 1 and self._outputs[0].is_plain
 
     @property
@@ -88,7 +101,10 @@ class Stream:
             for frame, x in zip(self._frame, rows, strict=True):
                 frame[0] = x
         try:
-            self._ort_session.run_with_iobinding(self._call)
+            if self._fast is not None and self._fed >= self._fast.form.start:
+                self._into_rings(self._fast).step(self._fed)
+            else:
+                self._ort_session.run_with_iobinding(self._call)
         except Exception as error:
             raise self._rejected(error) from error
         fed = self._fed
@@ -120,7 +136,7 @@ class Stream:
             raise InputError(f"{self}: expected as many samples of each input, got {lengths}; cut them alike")
         rows = [np.concatenate(pair) if len(pair[0]) else pair[1] for pair in zip(self._waiting, chunks, strict=True)]
         whole = len(rows[0]) // self._description.granule * self._description.granule
-        outputs, state = self._run([x[:whole] for x in rows], self._now)
+        outputs, state = self._run([x[:whole] for x in rows])
         fed, rest = self._fed, [x[whole:].copy() for x in rows]
         if whole:
             for buffer, value in zip(self._next, state, strict=True):
@@ -147,7 +163,7 @@ class Stream:
             x[: len(waiting)] = waiting[:more]
         self._end[:] = n
         try:
-            outputs, _ = self._run(rows, self._now)
+            outputs, _ = self._run(rows)
         finally:
             self._end[:] = NEVER
         self._ended = True
@@ -156,6 +172,7 @@ class Stream:
 
     def reset(self) -> None:
         """Go back to the state of a new stream."""
+        self._in_rings = False
         for buffer, spec in zip(self._now, self._description.state, strict=True):
             buffer.fill(spec.initial)
         self._waiting = self._zeros(self._description.phase)
@@ -180,9 +197,26 @@ class Stream:
             return values[0]
         return dict(zip((output.port.name for output in self._outputs), values, strict=True))
 
-    def _run(self, rows: list[Array], state: list[Array]) -> tuple[list[Array], list[Array]]:
+    def _into_rings(self, fast: FastStep) -> Rings:
+        """Where the state is while single steps run on the fast form."""
+        if self._rings is None:
+            samples, results = ([array[:, 0] for array in arrays] for arrays in (self._frame, self._results))
+            self._rings = Rings(fast, samples, results)
+        if not self._in_rings:
+            self._rings.load(self._now, self._fed)
+            self._in_rings = True
+        return self._rings
+
+    def _states(self) -> list[Array]:
+        """The states of the step graph, brought up to date."""
+        if self._in_rings and self._rings is not None:
+            self._rings.store(self._now, self._fed)
+            self._in_rings = False
+        return self._now
+
+    def _run(self, rows: list[Array]) -> tuple[list[Array], list[Array]]:
         """All outputs' rows and the last state, in calls that do not reach across a cut."""
-        d = self._description
+        d, state = self._description, self._states()
         names = [*(port.name for port in d.outputs), *(s.output for s in d.state)]
         given: list[list[Array]] = [[] for _ in d.outputs]
         total = len(rows[0])

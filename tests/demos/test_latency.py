@@ -15,6 +15,7 @@ from demos.methods import Models, Settings
 from demos.replay import BLOCK, Replay, Stopwatch, Way, interleave, paced, replay_stream, replay_window
 from edgeseq import runtime
 from edgeseq.errors import ConfigError, VerificationError
+from edgeseq.runtime.model_source import Source
 from edgeseq.sessions import Sessions
 
 SETTINGS = Settings(window_s=0.4, hops=(4, 7), rounds=3, paced_calls=5)
@@ -220,7 +221,7 @@ def test_a_model_without_a_bound_has_no_window() -> None:
     timing = replace(d.output.timing, receptive_field=(None, 0))
     endless = replace(d, outputs=(replace(d.output, timing=timing),))
     with pytest.raises(ConfigError, match="finite receptive field"):
-        _ = replace(models, stream=runtime.Model(endless, None)).window
+        _ = replace(models, stream=runtime.Model(Source(b"", endless, None), None, None)).window
 
 
 def test_the_environment_names_what_figures_depend_on() -> None:

@@ -71,6 +71,16 @@ EXAMPLE = Description(
     "stream", "m", (Port("x", "float32", (6,)),), (Port("y", "float32", (7,), timing=Timing((12, 0))),)
 )
 
+FAST: dict[str, Any] = {"function": "FastStep", "start": 0, "buffers": [], "states": [], "position": None}
+BUFFER = {
+    "array": "ring_4",
+    "slots": "slots_4",
+    "rows": "rows_4",
+    "width": 4,
+    "rings": [{"state": "s", "axis": 1, "first": 0, "size": 2}],
+    "taps": [[0, 1]],
+}
+RING_STATE = {"input": "s", "output": "t", "dtype": "float32", "shape": [4, 2], "initial": 0.0}
 
 PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None, "timing": None}
 TIMING: dict[str, Any] = {
@@ -103,7 +113,7 @@ def test_round_trip(description: Description) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 2; export the model again"),
+        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 3; export the model again"),
         ({"format_version": None}, "model file of format None"),
         ({"kind": "other"}, "kind: expected one of"),
         ({"granule": 0}, "expected granule >= 1"),
@@ -129,12 +139,32 @@ def test_round_trip(description: Description) -> None:
             "initial: expected",
         ),
         ({"state": [{"input": "a"}]}, "the file is damaged"),
+        ({"state": [RING_STATE], "fast": {**FAST, "start": -1}}, "fast: start: expected start >= 0, got -1"),
+        ({"state": [RING_STATE], "fast": {**FAST, "states": ["h"]}}, "fast: states: expected each state once"),
+        ({"state": [RING_STATE], "fast": {**FAST, "position": "nowhere"}}, "fast: states: expected each state once"),
+        ({"state": [RING_STATE], "fast": {**FAST, "buffers": []}}, "fast: states: expected each state once"),
+        (
+            {"state": [RING_STATE], "fast": {**FAST, "buffers": [{**BUFFER, "taps": [[0, 9]]}]}},
+            r"fast: taps: expected a row of a ring",
+        ),
+        (
+            {"state": [RING_STATE], "fast": {**FAST, "buffers": [{**BUFFER, "width": 5}]}},
+            "fast: ring: expected rows of",
+        ),
+        ({"fast": {"function": "f"}}, "the file is damaged"),
     ],
 )
 def test_a_wrong_description_is_refused(change: dict[str, Any], message: str) -> None:
     text = json.dumps({**json.loads(EXAMPLE.to_json()), **change})
     with pytest.raises(ModelFileError, match=message):
         Description.from_json(text)
+
+
+def test_format_2_is_read_for_ever() -> None:
+    text = onnx.load("tests/data/format2.stream.onnx").metadata_props[0].value
+    assert json.loads(text)["format_version"] == 2
+    d = Description.from_json(text)
+    assert (d.fast, d.not_fast, d.output.timing) == (None, None, Timing((6, 0)))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("format1.onnx", "offline"), ("format1.stream.onnx", "stream")])

@@ -13,7 +13,7 @@ import pytest
 
 from edgeseq import runtime as rt
 from edgeseq.errors import ModelFileError, ModelNotFoundError
-from edgeseq.model_file import Description
+from edgeseq.model_file import FORMAT_VERSION, Description
 
 STREAM, OFFLINE = Path("tests/data/tiny.stream.onnx"), Path("tests/data/tiny.onnx")
 
@@ -88,7 +88,7 @@ def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
 
 def test_ports_must_be_those_of_the_description(tmp_path: Path) -> None:
     state = rt.load(STREAM).description.state
-    wrong = rewrite(tmp_path / "ports.onnx", STREAM, state=(replace(state[0], input="nowhere"), *state[1:]))
+    wrong = rewrite(tmp_path / "ports.onnx", STREAM, fast=None, state=(replace(state[0], input="nowhere"), *state[1:]))
     with pytest.raises(ModelFileError, match=r"names the inputs .*'nowhere'"):
         rt.load(wrong)
 
@@ -104,7 +104,7 @@ def test_the_description_must_fit_the_graph(tmp_path: Path) -> None:
         ({"outputs": (replace(d.output, names=("a", "b", "c")),)}, r"names: expected one for each of \(2,\)"),
     ):
         with pytest.raises(ModelFileError, match=message):
-            rt.load(rewrite(tmp_path / "wrong.onnx", STREAM, **fields))
+            rt.load(rewrite(tmp_path / "wrong.onnx", STREAM, fast=None, **fields))
 
 
 def test_a_stream_without_timing_is_refused(tmp_path: Path) -> None:
@@ -113,8 +113,9 @@ def test_a_stream_without_timing_is_refused(tmp_path: Path) -> None:
         rt.load(rewrite(tmp_path / "untimed.onnx", STREAM, outputs=(replace(d.output, timing=None),)))
 
 
-@pytest.mark.parametrize("path", [STREAM, Path("tests/data/format1.stream.onnx")])
+@pytest.mark.parametrize("path", [STREAM, *sorted(Path("tests/data").glob("format*.stream.onnx"))])
 def test_files_of_every_format_stream(path: Path) -> None:
+    assert rt.load(path).description.format_version == FORMAT_VERSION
     assert rt.load(path).stream().step(np.zeros(3, np.float32)).shape == (2,)
 
 
