@@ -1,7 +1,8 @@
 """What one step costs in each form of a model: `python -m demos.step_forms`.
 
 Models with random weights, since only their shapes matter. All forms run in one process, in turns, on one thread;
-figures are medians over all turns. The window is what one would run without a stream: the offline model on a receptive field.
+figures are medians over all turns. The window is what one would run without a stream: the offline model on a receptive
+field.
 """
 
 from __future__ import annotations

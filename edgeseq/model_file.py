@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
+from edgeseq.fast_form import FastForm, check_fast_form, fast_form
 from edgeseq.protobuf import fields
 
 FORMAT_VERSION = 3
@@ -111,53 +112,6 @@ class StateSpec:
     dtype: DTypeName
     shape: tuple[int, ...]
     initial: float
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The rows of one state in a ring buffer: row i, from the oldest, of ``state`` is slot ``first`` + i of a new ring.
-
-    ``state`` is the input of the ``StateSpec``, ``axis`` the axis of its shape along which its ``size`` rows stand.
-    """
-
-    state: str
-    axis: int
-    first: int
-    size: int
-
-
-@dataclass(frozen=True)
-class RingBuffer:
-    """Rings whose rows have the same width, in one array (slots, width), float32.
-
-    The function takes the array as ``array``, and as ``slots`` (int64) where the rows stand that it reads: its
-    ``taps``, (number of the ring, row from its oldest). It gives one new row for each of ``rings``, (n, width), as
-    ``rows``; each takes the place of its ring's oldest row.
-    """
-
-    array: str
-    slots: str
-    rows: str
-    width: int
-    rings: tuple[Ring, ...]
-    taps: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class FastForm:
-    """A second form of a step graph, for one stream and one sample at a call: its cost does not grow with its state.
-
-    It is the model-local function ``function`` (domain "edgeseq") of the same file, over the same weights, which are
-    the function's remaining inputs. It takes each port's sample without its time axis, (1, C), the ``buffers``, and
-    those ``states`` that are no rings; it equals the step graph for a stream that has taken ``start`` samples (the
-    phase included), until its end. ``position`` is the state that counts samples: the function leaves it alone.
-    """
-
-    function: str
-    start: int
-    buffers: tuple[RingBuffer, ...]
-    states: tuple[str, ...]
-    position: str | None
 
 
 @dataclass(frozen=True)
@@ -292,7 +246,7 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else OfflineReference(**offline),
-                "fast": None if raw["fast"] is None else _fast(raw["fast"]),
+                "fast": None if raw["fast"] is None else fast_form(raw["fast"]),
             }
         )
         _check(description)
@@ -333,7 +287,7 @@ def _check(d: Description) -> None:
     expect("cuts", "positions", d.cuts, right=all(_is_count(n) for n in d.cuts))
     expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
     if d.fast is not None:
-        _check_fast(d.fast, {state.input: state for state in d.state}, expect)
+        check_fast_form(d.fast, {state.input: state for state in d.state}, expect)
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
 
 
@@ -348,28 +302,6 @@ def _check_timing(t: Timing, expect: Callable[..., None]) -> None:
     expect("shortest", "shortest >= 1", t.shortest, right=_is_count(t.shortest) and t.shortest >= 1)
     right = all(len(step) == 3 and all(type(n) is int for n in step) and step[2] >= 1 for step in t.rows)
     expect("rows", "triples of whole numbers", t.rows, right=right)
-
-
-def _check_fast(fast: FastForm, states: Mapping[str, StateSpec], expect: Callable[..., None]) -> None:
-    known = [*fast.states, *([] if fast.position is None else [fast.position])]
-    texts = [fast.function, *known, *(name for b in fast.buffers for name in (b.array, b.slots, b.rows))]
-    expect("fast: names", "texts", texts, right=all(isinstance(n, str) for n in texts))
-    expect("fast: start", "start >= 0", fast.start, right=_is_count(fast.start))
-    known += [ring.state for buffer in fast.buffers for ring in buffer.rings]
-    expect("fast: states", "each state once", known, right=sorted(known) == sorted(states))
-    for buffer in fast.buffers:
-        first = 0
-        for ring in buffer.rings:
-            spec = states[ring.state]
-            right = (
-                ring.axis in range(len(spec.shape)) and ring.first == first and spec.shape[ring.axis] == ring.size > 0
-            )
-            right = right and math.prod(spec.shape) == ring.size * buffer.width and spec.dtype == "float32"
-            expect("fast: ring", f"rows of {spec}, behind the ring before", ring, right=right)
-            first += ring.size
-        for ring_number, row in buffer.taps:
-            right = ring_number in range(len(buffer.rings)) and row in range(buffer.rings[ring_number].size)
-            expect("fast: taps", "a row of a ring", (ring_number, row), right=right)
 
 
 def _is_count(value: Any) -> bool:
@@ -387,14 +319,6 @@ def _port(raw: Mapping[str, Any]) -> Port:
         rows = tuple(tuple(step) for step in timing["rows"])
         timing = Timing(**{**timing, "receptive_field": (past, future), "hop": tuple(timing["hop"]), "rows": rows})
     return Port(**{**raw, "shape": tuple(raw["shape"]), "names": _names(raw["names"]), "timing": timing})
-
-
-def _fast(raw: Mapping[str, Any]) -> FastForm:
-    buffers = []
-    for each in raw["buffers"]:
-        rings, taps = tuple(Ring(**ring) for ring in each["rings"]), tuple((ring, row) for ring, row in each["taps"])
-        buffers.append(RingBuffer(**{**each, "rings": rings, "taps": taps}))
-    return FastForm(**{**raw, "buffers": tuple(buffers), "states": tuple(raw["states"])})
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from edgeseq.export.fast_rings import Buffer, FunctionGraph
 from edgeseq.export.fast_rules import RULES, Known, Mask, NoFastFormError, Row, Rows
 from edgeseq.export.streamify import StepModel
-from edgeseq.model_file import FastForm
+from edgeseq.fast_form import FastForm
 
 DOMAIN, FUNCTION = "edgeseq", "FastStep"
 _POSITION = "_position"  # the end of the name of the state that counts samples

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.model_file import Ring, RingBuffer
+from edgeseq.fast_form import Ring, RingBuffer
 
 
 @dataclass

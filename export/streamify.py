@@ -23,7 +23,8 @@ from edgeseq.errors import NotStreamableError
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
-from edgeseq.model_file import FastForm, StateSpec, Timing
+from edgeseq.fast_form import FastForm
+from edgeseq.model_file import StateSpec, Timing
 
 _PHASES = 64  # of a granule longer than this, the first ones are tried
 _LONGEST = 100_000  # samples until which a model is looked for to be defined

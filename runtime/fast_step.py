@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeseq.errors import ModelFileError
-from edgeseq.model_file import Description, DTypeName, FastForm, Ring
+from edgeseq.fast_form import FastForm, Ring
+from edgeseq.model_file import Description, DTypeName
 from edgeseq.protobuf import fields, message, number, text
 from edgeseq.runtime.inputs import Array
 

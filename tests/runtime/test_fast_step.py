@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq import runtime as rt
-from edgeseq.model_file import FastForm, Ring
+from edgeseq.fast_form import FastForm, Ring
 from edgeseq.runtime import fast_step
 from tests.runtime.test_model import rewrite
 
