@@ -178,6 +178,23 @@ def _squeeze(walk: Walk, _node: ir.Node, arguments: list[Known]) -> list[Known]:
     return [Row(y, x.axis - sum(axis < x.axis for axis in axes), x.rank - len(axes))]
 
 
+@_fast("Reshape")
+def _reshape(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
+    x, target = _row(arguments[0]), _numbers(arguments[1])
+    before, after = (_row_size(v) for v in (node.inputs[0], node.outputs[0]))
+    if x.axis != 1 or target[0] != 0 or before is None or before != after:
+        raise NoFastFormError("an operator rearranges rows")
+    y = walk.op("Reshape", x.value, walk.function.constant(0, *target[2:]))
+    return [Row(y, 1, len(target))]
+
+
+def _row_size(value: ir.Value | None) -> int | None:
+    """How many numbers one row has, where the shape, (batch, time, ...), says so."""
+    sizes = list(value.shape or ())[2:] if value is not None else []
+    known = [n for n in sizes if isinstance(n, int)]
+    return int(np.prod(known)) if known and len(known) == len(sizes) else None
+
+
 @_fast("Split")
 def _split(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
     x, *sizes = arguments

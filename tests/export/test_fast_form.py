@@ -66,6 +66,7 @@ FAST: dict[str, Build] = {
     "depthwise": lambda: chain(L.DepthwiseConv1D(3, padding="same", depth_multiplier=2)),
     "separable": lambda: chain(L.SeparableConv1D(5, 3, padding="same", dilation_rate=2)),
     "grouped": lambda: chain(L.Conv1D(6, 3, groups=2, padding="causal", dilation_rate=2)),
+    "reshaped": lambda: chain(L.Dense(6), L.Reshape((-1, 3, 2)), L.Permute((1, 3, 2)), L.Reshape((-1, 6)), L.Dense(2)),
     "pools": lambda: chain(L.MaxPooling1D(3, 1), L.AveragePooling1D(2, 1)),
     "tokens": lambda: tokens(L.Embedding(9, 4), L.Conv1D(5, 3, padding="causal"), L.Dense(2)),
     "both ways": lambda: chain(L.Bidirectional(TCN(3, 2, dilations=(1, 2), return_sequences=True))),
