@@ -8,6 +8,7 @@
     │   ├── DTypeError              (also a TypeError)
     │   └── NonFiniteError          (also a ValueError)
     ├── StreamEndedError        a stream used after flush() without reset()
+    ├── SnapshotError           a snapshot that is damaged, newer, or of another model; nothing was loaded
     ├── ConfigError             (also a ValueError) arguments that do not fit together
     ├── MissingDependencyError  (also an ImportError) an extra that is not installed
     └── ExportError             a Keras model that cannot be exported right
@@ -50,6 +51,10 @@ class NonFiniteError(InputError, ValueError):
 
 class StreamEndedError(EdgeseqError):
     """A stream that was used after ``flush()`` and before ``reset()``."""
+
+
+class SnapshotError(EdgeseqError):
+    """A snapshot that is truncated, damaged, newer than this edgeseq, or of another model. Nothing was loaded."""
 
 
 class ConfigError(EdgeseqError, ValueError):

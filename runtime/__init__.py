@@ -18,10 +18,12 @@ from edgeseq.errors import (
     ModelNotFoundError,
     NonFiniteError,
     ShapeError,
+    SnapshotError,
     StreamEndedError,
 )
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
+from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "NonFiniteError",
     "OfflineModel",
     "ShapeError",
+    "SnapshotError",
+    "SnapshotStore",
     "Stream",
     "StreamEndedError",
     "load",

@@ -127,6 +127,26 @@ class Model:
         """Open a new stream in the initial state. ``name`` appears in its errors."""
         return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast)
 
+    def restore(self, snapshot: bytes, name: str = "stream") -> Stream:
+        """A stream that continues where the one stood that the snapshot was taken from, bitwise.
+
+        Raises:
+            SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no stream is made.
+
+        Example:
+            >>> import numpy as np
+            >>> model = load("tests/data/tiny.stream.onnx")
+            >>> stream = model.stream("wrist-7")
+            >>> _ = stream.push(np.ones((100, 3), np.float32))
+            >>> twin = model.restore(stream.snapshot(), "wrist-7")
+            >>> x = np.zeros(3, np.float32)
+            >>> bool((twin.step(x) == stream.step(x)).all())
+            True
+        """
+        stream = self.stream(name)
+        stream._restore(snapshot)
+        return stream
+
     def explain(self) -> str:
         """Which form of the model runs, and why.
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from edgeseq.errors import DTypeError, InputError, StreamEndedError
+from edgeseq.errors import DTypeError, InputError, SnapshotError, StreamEndedError
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.inputs import Array, InputCheck
+from edgeseq.runtime.snapshot import damaged, pack, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
 _LONGEST_CALL = 512
@@ -178,6 +179,35 @@ class Stream:
         self._waiting = self._zeros(self._description.phase)
         self._position = self._fed = 0
         self._ended = False
+
+    def snapshot(self) -> bytes:
+        """The stream's state as bytes; ``Model.restore`` continues from it bitwise. Equal states give equal bytes."""
+        d = self._description
+        header = {"graph_sha256": d.graph_sha256, "position": self._position, "fed": self._fed, "ended": self._ended}
+        waiting = zip((f"waiting {port.name}" for port in d.inputs), self._waiting, strict=True)
+        return pack(header, [*waiting, *zip((s.input for s in d.state), self._states(), strict=True)])
+
+    def _restore(self, data: bytes) -> None:
+        """Take over the state in a snapshot, of a stream that nobody has used.
+
+        Raises:
+            SnapshotError: it is truncated, damaged, newer, or of another model.
+        """
+        d = self._description
+        header, arrays = unpack(data)
+        if header.get("graph_sha256") != d.graph_sha256:
+            raise SnapshotError(
+                f"snapshot: of another model, expected the graph {d.graph_sha256[:12]}, got "
+                f"{str(header.get('graph_sha256'))[:12]}; restore it with the model that it was taken from"
+            )
+        try:
+            waiting = [arrays[f"waiting {port.name}"] for port in d.inputs]
+            for array, spec in zip(self._now, d.state, strict=True):
+                array[...] = arrays[spec.input]
+            position, fed, ended = int(header["position"]), int(header["fed"]), bool(header["ended"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(error) from error
+        self._waiting, self._position, self._fed, self._ended, self._in_rings = waiting, position, fed, ended, False
 
     def _by_port(self, given: Any) -> list[tuple[str, Any, object]]:
         """(name, value, where it came from) of every input, in the order of the model's."""
