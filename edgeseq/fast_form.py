@@ -25,30 +25,43 @@ class Ring:
 
 
 @dataclass(frozen=True)
-class RingBuffer:
-    """Rings whose rows have the same width, in one array (slots, width), float32.
+class Read:
+    """Rows of rings that the step reads together: its input ``slots`` (int64) is told where they stand.
 
-    The function takes the array as ``array``, and as ``slots`` (int64) where the rows stand that it reads: its
-    ``taps``, (number of the ring, row from its oldest). It gives one new row for each of ``rings``, (n, width), as
-    ``rows``; each takes the place of its ring's oldest row.
+    ``taps`` are (number of the ring, row from its oldest); so many of them, ``together``, make one row of a product.
     """
 
-    array: str
     slots: str
-    rows: str
-    width: int
-    rings: tuple[Ring, ...]
+    together: int
     taps: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
+class RingBuffer:
+    """Rings whose rows have the same width, in one array (slots, width), float32.
+
+    The function takes it as ``array``, and gives one new row for each of ``rings``, (n, width), as ``rows``; each takes
+    the place of its ring's oldest row.
+    """
+
+    array: str
+    rows: str
+    width: int
+    rings: tuple[Ring, ...]
+    reads: tuple[Read, ...]
+
+
+@dataclass(frozen=True)
 class FastForm:
-    """A second form of a step graph, for one stream and one sample at a call: its cost does not grow with its state.
+    """A second form of a step graph, for one sample of each stream at a call: its cost does not grow with its state.
 
     It is the model-local function ``function`` (domain "edgeseq") of the same file, over the same weights, which are
-    the function's remaining inputs. It takes each port's sample without its time axis, (1, C), the ``buffers``, and
-    those ``states`` that are no rings; it equals the step graph for a stream that has taken ``start`` samples (the
-    phase included), until its end. ``position`` is the state that counts samples: the function leaves it alone.
+    the function's remaining inputs. It takes each port's sample without its time axis, (B, C), the ``buffers``, and
+    those ``states`` that are no rings; it equals the step graph for streams that have taken ``start`` samples (the
+    phase included), until their end. ``position`` is the state that counts samples: the function leaves it alone.
+
+    Of B streams, slot s of stream b is row s·B + b of a buffer's array, and its new row of ring r is row r·B + b; a
+    read lists its taps, ``together`` at a time, for all streams in turn.
     """
 
     function: str
@@ -66,15 +79,19 @@ def fast_form(raw: Mapping[str, Any]) -> FastForm:
     """
     buffers = []
     for each in raw["buffers"]:
-        rings, taps = tuple(Ring(**ring) for ring in each["rings"]), tuple((ring, row) for ring, row in each["taps"])
-        buffers.append(RingBuffer(**{**each, "rings": rings, "taps": taps}))
+        rings = tuple(Ring(**ring) for ring in each["rings"])
+        reads = tuple(
+            Read(**{**read, "taps": tuple((ring, row) for ring, row in read["taps"])}) for read in each["reads"]
+        )
+        buffers.append(RingBuffer(**{**each, "rings": rings, "reads": reads}))
     return FastForm(**{**raw, "buffers": tuple(buffers), "states": tuple(raw["states"])})
 
 
 def check_fast_form(fast: FastForm, states: Mapping[str, StateSpec], expect: Callable[..., None]) -> None:
     """Call ``expect(what, expected, got, right=...)`` for every field."""
     known = [*fast.states, *([] if fast.position is None else [fast.position])]
-    texts = [fast.function, *known, *(name for b in fast.buffers for name in (b.array, b.slots, b.rows))]
+    texts = [fast.function, *known, *(name for b in fast.buffers for name in (b.array, b.rows))]
+    texts += [read.slots for b in fast.buffers for read in b.reads]
     expect("fast: names", "texts", texts, right=all(isinstance(n, str) for n in texts))
     expect("fast: start", "start >= 0", fast.start, right=type(fast.start) is int and fast.start >= 0)
     known += [ring.state for buffer in fast.buffers for ring in buffer.rings]
@@ -89,6 +106,9 @@ def check_fast_form(fast: FastForm, states: Mapping[str, StateSpec], expect: Cal
             right = right and math.prod(spec.shape) == ring.size * buffer.width and spec.dtype == "float32"
             expect("fast: ring", f"rows of {spec}, behind the ring before", ring, right=right)
             first += ring.size
-        for ring_number, row in buffer.taps:
-            right = ring_number in range(len(buffer.rings)) and row in range(buffer.rings[ring_number].size)
-            expect("fast: taps", "a row of a ring", (ring_number, row), right=right)
+        for read in buffer.reads:
+            right = type(read.together) is int and read.together > 0 and len(read.taps) % read.together == 0
+            expect("fast: together", "a part of the taps", read.together, right=right)
+            for ring_number, row in read.taps:
+                right = ring_number in range(len(buffer.rings)) and row in range(buffer.rings[ring_number].size)
+                expect("fast: taps", "a row of a ring", (ring_number, row), right=right)

@@ -1,4 +1,4 @@
-"""The fast form of a step graph: one stream, one sample at a call, ring buffers.
+"""The fast form of a step graph: one sample of each stream at a call, ring buffers.
 
 The step graph is walked once more, with every tensor reduced to its newest row and the time axis dropped: a convolution
 becomes a product of the newest row, and one of rows that stand in a ring (``edgeseq.export.fast_rings``). Masks by
@@ -44,7 +44,7 @@ class _Walk:
 
     def __init__(self, step: StepModel) -> None:
         self._step, self._graph = step, step.model.graph
-        self.function = FunctionGraph()
+        self.weights, self.function = FunctionGraph(), FunctionGraph()
         self._states = {state.input: state for state in step.state}
         self._buffers: dict[int, Buffer] = {}
         self._known: dict[ir.Value, Known] = {}
@@ -129,8 +129,8 @@ class _Walk:
                 raise NoFastFormError(f"state {name!r} depends on the edges of the sequence")
         buffers = [buffer.grant(head) for buffer in self._buffers.values()]
         outputs += [buffer.added(body) for buffer in self._buffers.values()]
-        rings = [value for buffer in self._buffers.values() for value in (buffer.array, buffer.slots)]
-        nodes = [*head.nodes, *body.nodes]
+        rings = [value for buffer in self._buffers.values() for value in (buffer.array, *buffer.slots)]
+        nodes = [*self.weights.nodes, *head.nodes, *body.nodes]
         read = {value for node in nodes for value in node.inputs}
         weights = [weight for weight in self._weights.values() if weight in read]
         for weight in weights:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.fast_form import Ring, RingBuffer
+from edgeseq.fast_form import Read, Ring, RingBuffer
 
 
 @dataclass
@@ -43,8 +43,8 @@ class FunctionGraph:
 
 
 @dataclass(frozen=True)
-class _Past:
-    """A wish: rows of one ring; or what they are, times the first taps of a weight (outputs, inputs, taps)."""
+class _Wish:
+    """Rows of one ring, times the first taps of a weight (outputs, inputs, taps); or, without one, a single row."""
 
     ring: int
     rows: tuple[int, ...]
@@ -53,16 +53,12 @@ class _Past:
     bias: ir.Value | None = None
 
     @property
-    def n_outputs(self) -> int:
-        assert self.weight is not None
+    def kind(self) -> tuple[int, int]:
+        """Wishes of one kind are granted together: how many rows, and how many outputs, 0 for none."""
+        if self.weight is None:
+            return 1, 0
         assert self.weight.shape is not None
-        return int(self.weight.shape.numpy()[0])
-
-    def first_taps(self, function: FunctionGraph) -> ir.Value:
-        """(taps, inputs, outputs)"""
-        assert self.weight is not None
-        bounds = (function.constant(n) for n in (0, len(self.rows), 2))
-        return function.op("Transpose", function.op("Slice", self.weight, *bounds), perm=[2, 1, 0])
+        return len(self.rows), int(self.weight.shape.numpy()[0])
 
 
 class Buffer:
@@ -71,74 +67,80 @@ class Buffer:
     def __init__(self, width: int) -> None:
         self.width = width
         self.array = ir.val(f"ring_{width}", dtype=ir.DataType.FLOAT)
-        self.slots = ir.val(f"slots_{width}", dtype=ir.DataType.INT64)
+        self.slots: list[ir.Value] = []
         self.rings: list[Ring] = []
         self._new: list[ir.Value] = []
-        self._wishes: list[_Past] = []
+        self._wishes: list[_Wish] = []
 
     def add(self, state: str, axis: int, size: int, newest: ir.Value) -> int:
-        """Add a ring of which every step makes the row ``newest``, (1, width); returns its number."""
+        """Add a ring of which every step makes the row ``newest``, (B, width); returns its number."""
         self.rings.append(Ring(state, axis, sum(ring.size for ring in self.rings), size))
         self._new.append(newest)
         return len(self.rings) - 1
 
-    def rows_of(self, ring: int, rows: list[int]) -> ir.Value:
-        """Some rows of a ring, from its oldest: (n, width)."""
-        self._wishes.append(_Past(ring, tuple(rows), ir.Value()))
+    def row(self, ring: int, row: int) -> ir.Value:
+        """A row of a ring, counted from its oldest: (B, width)."""
+        self._wishes.append(_Wish(ring, (row,), ir.Value()))
         return self._wishes[-1].result
 
     def product(self, ring: int, rows: list[int], weight: ir.Value, bias: ir.Value | None) -> ir.Value:
-        """What these rows, the first that the window sees, add to a convolution, with its bias: (1, outputs).
+        """What these rows, the first that the window sees, add to a convolution, with its bias: (B, outputs).
 
         ``weight`` is the convolution's, (outputs, width, taps).
         """
-        self._wishes.append(_Past(ring, tuple(rows), ir.Value(), weight, bias))
+        self._wishes.append(_Wish(ring, tuple(rows), ir.Value(), weight, bias))
         return self._wishes[-1].result
 
     def grant(self, function: FunctionGraph) -> RingBuffer:
-        """Write what gives all wishes, before any other node; returns what the file says of this buffer."""
-        groups: dict[Any, list[_Past]] = {}
-        for i, wish in enumerate(self._wishes):
-            key = i if wish.weight is None else (len(wish.rows), wish.n_outputs)  # products of one shape are one
-            groups.setdefault(key, []).append(wish)
-        ordered = list(groups.values())
-        sizes = [sum(len(wish.rows) for wish in group) for group in ordered]
-        parts = [group[0].result if group[0].weight is None else ir.Value() for group in ordered]
-        if len(parts) == 1:
-            function.op("Gather", self.array, self.slots, into=parts[0], axis=0)
-        elif parts:
-            gathered = function.op("Gather", self.array, self.slots, axis=0)
-            function.ops("Split", parts, gathered, function.constant(*sizes), axis=0)
-        for group, part in zip(ordered, parts, strict=True):
-            if group[0].weight is not None:
-                self._multiply(function, group, part)
-        taps = tuple((wish.ring, row) for group in ordered for wish in group for row in wish.rows)
-        names = (str(self.array.name), str(self.slots.name), f"rows_{self.width}")
-        return RingBuffer(*names, self.width, tuple(self.rings), taps)
+        """Write what gives all wishes, before any node that reads them; returns what the file says of this buffer."""
+        kinds: dict[tuple[int, int], list[_Wish]] = {}
+        for wish in self._wishes:
+            kinds.setdefault(wish.kind, []).append(wish)
+        reads = []
+        for i, ((together, n_outputs), wishes) in enumerate(kinds.items()):
+            slots = ir.val(f"slots_{self.width}_{i}", dtype=ir.DataType.INT64)
+            self.slots.append(slots)
+            taps = tuple((wish.ring, row) for wish in wishes for row in wish.rows)
+            reads.append(Read(str(slots.name), together, taps))
+            results = [wish.result for wish in wishes]
+            if n_outputs == 0:
+                _part(function, results, "Gather", self.array, slots, axis=0)
+            else:
+                self._multiply(function, wishes, function.op("Gather", self.array, slots, axis=0), results)
+        return RingBuffer(str(self.array.name), f"rows_{self.width}", self.width, tuple(self.rings), tuple(reads))
 
     def added(self, function: FunctionGraph) -> ir.Value:
-        """What the step adds to the rings, (n, width)."""
+        """What the step adds to the rings, (n · B, width)."""
         rows = ir.val(f"rows_{self.width}", dtype=ir.DataType.FLOAT)
         # Of one row, too: ONNX Runtime 1.31 loses an inner value that an Identity gives as an output.
         return function.op("Concat", *self._new, into=rows, axis=0)
 
-    def _multiply(self, function: FunctionGraph, group: list[_Past], rows: ir.Value) -> None:
-        n, wide = len(group), len(group[0].rows) * self.width
-        turned = [wish.first_taps(function) for wish in group]
+    def _multiply(self, function: FunctionGraph, wishes: list[_Wish], rows: ir.Value, results: list[ir.Value]) -> None:
+        (n_rows, n_outputs), n = wishes[0].kind, len(wishes)
+        wide = n_rows * self.width
+        bounds = [function.constant(number) for number in (0, n_rows, 2)]
+        first = [function.op("Slice", wish.weight, *bounds) for wish in wishes]
+        turned = [function.op("Transpose", taps, perm=[2, 1, 0]) for taps in first]  # (taps, inputs, outputs)
         if n == 1:
-            (wish,) = group
-            row = function.op("Reshape", rows, function.constant(1, wide))
             matrix = function.op("Reshape", turned[0], function.constant(wide, -1))
-            bias = [] if wish.bias is None else [wish.bias]
-            function.op("Gemm" if bias else "MatMul", row, matrix, *bias, into=wish.result)
+            row = function.op("Reshape", rows, function.constant(-1, wide))
+            bias = [] if wishes[0].bias is None else [wishes[0].bias]
+            function.op("Gemm" if bias else "MatMul", row, matrix, *bias, into=results[0])
             return
-        stacked = function.op(
-            "Concat", *(function.op("Reshape", w, function.constant(1, wide, -1)) for w in turned), axis=0
-        )
-        product = function.op("MatMul", function.op("Reshape", rows, function.constant(n, 1, wide)), stacked)
-        product = function.op("Squeeze", product, function.constant(1))
-        if any(wish.bias is not None for wish in group):
-            none = function.array(np.zeros(group[0].n_outputs, np.float32))
-            biases = [function.op("Unsqueeze", wish.bias or none, function.constant(0)) for wish in group]
+        layers = [function.op("Reshape", taps, function.constant(1, wide, -1)) for taps in turned]
+        stacked = function.op("Concat", *layers, axis=0)
+        product = function.op("MatMul", function.op("Reshape", rows, function.constant(n, -1, wide)), stacked)
+        if any(wish.bias is not None for wish in wishes):
+            none = function.array(np.zeros(n_outputs, np.float32))
+            biases = [function.op("Reshape", wish.bias or none, function.constant(1, 1, -1)) for wish in wishes]
             product = function.op("Add", product, function.op("Concat", *biases, axis=0))
-        function.ops("Split", [wish.result for wish in group], product, function.constant(*[1] * n), axis=0)
+        _part(function, results, "Reshape", product, function.constant(-1, n_outputs))
+
+
+def _part(function: FunctionGraph, results: list[ir.Value], op_type: str, *inputs: ir.Value, **attributes: Any) -> None:
+    """Let the results be equal parts of what a node gives."""
+    if len(results) == 1:
+        function.op(op_type, *inputs, into=results[0], **attributes)
+    else:
+        whole = function.op(op_type, *inputs, **attributes)
+        function.ops("Split", results, whole, axis=0, num_outputs=len(results))

@@ -18,6 +18,8 @@ from edgeseq.export.cleanup import ELEMENTWISE
 from edgeseq.export.fast_rings import Buffer, FunctionGraph
 from edgeseq.export.graph_edit import constant, permutation
 
+_WIDEST_GROUPED = 2**17  # multiplications: about as long as ten nodes take
+
 
 class NoFastFormError(Exception):
     """Why a step graph has no fast form."""
@@ -67,6 +69,7 @@ Known = Row | Rows | Mask | ir.Value | None
 class Walk(Protocol):
     """What a rule may ask of the walk."""
 
+    weights: FunctionGraph
     function: FunctionGraph
 
     def op(self, op_type: str, *inputs: ir.Value | None, like: ir.Node | None = None, **attributes: Any) -> ir.Value:
@@ -241,7 +244,7 @@ def _slice(walk: Walk, _node: ir.Node, arguments: list[Known]) -> list[Known]:
 def _only_row(x: Rows) -> Row:
     if x.first == x.size:
         return x.newest
-    return replace(x.newest, value=x.buffer.rows_of(x.ring, [x.first]))
+    return replace(x.newest, value=x.buffer.row(x.ring, x.first))
 
 
 @_fast("Concat")
@@ -261,8 +264,8 @@ def _conv(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
     fixed_bias = None if bias is None else _fixed(bias)
     if node.attributes.get_ints("strides", [1])[0] != 1:
         raise NoFastFormError("a convolution has a stride")
-    if node.attributes.get_int("group", 1) != 1:
-        return [_grouped(walk, node, x, weight, fixed_bias)]
+    if (n_groups := node.attributes.get_int("group", 1)) != 1:
+        weight = _ungrouped(walk, weight, n_groups)
     newest = x.newest if isinstance(x, Rows) else _row(x)
     if newest.axis != 2 or newest.rank != 3:
         raise NoFastFormError("a convolution is not over time alone")
@@ -288,24 +291,18 @@ def _taps(node: ir.Node, x: Rows, n_taps: int) -> list[int]:
     return [x.first + i * dilation for i in range(n_taps)]
 
 
-def _seen(walk: Walk, x: Rows, taps: list[int]) -> ir.Value:
-    """(n, width): the rows that a window sees."""
-    in_ring = [row for row in taps if row < x.size]
-    if not in_ring:
-        return x.newest.value
-    past = x.buffer.rows_of(x.ring, in_ring)
-    return past if len(in_ring) == len(taps) else walk.op("Concat", past, x.newest.value, axis=0)
-
-
-def _grouped(walk: Walk, node: ir.Node, x: Known, weight: ir.Value, bias: ir.Value | None) -> Row:
-    """A convolution of the rows that the window sees, side by side."""
-    n_taps = _shape(weight)[2]
-    newest = x.newest if isinstance(x, Rows) else _row(x)
-    rows = _seen(walk, x, _taps(node, x, n_taps)) if isinstance(x, Rows) else newest.value
-    window = walk.op("Unsqueeze", walk.op("Transpose", rows, perm=[1, 0]), walk.function.constant(0))
-    inputs = [window, weight] if bias is None else [window, weight, bias]
-    y = walk.op("Conv", *inputs, like=node, dilations=[1], pads=[0, 0])
-    return replace(newest, value=walk.op("Squeeze", y, walk.function.constant(2)))
+def _ungrouped(walk: Walk, weight: ir.Value, n_groups: int) -> ir.Value:
+    """The weight (outputs, inputs, taps) of a convolution of one group, mostly zeros, that does the same."""
+    n_outputs, n_each, n_taps = _shape(weight)
+    if n_outputs * n_each * n_groups * n_taps > _WIDEST_GROUPED:
+        raise NoFastFormError("a grouped convolution has too many channels to be done as one of a single group")
+    of_output = np.arange(n_outputs)[:, None] // (n_outputs // n_groups)
+    of_input = np.arange(n_each * n_groups)[None, :] // n_each
+    there = walk.weights.array((of_output == of_input).astype(np.float32)[:, :, None])
+    repeated = walk.weights.op("Tile", weight, walk.weights.constant(1, n_groups, 1))
+    dense = walk.weights.op("Mul", repeated, there)
+    dense.shape = ir.Shape([n_outputs, n_each * n_groups, n_taps])
+    return dense
 
 
 @_fast("MaxPool", "AveragePool")
@@ -316,9 +313,8 @@ def _pool(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
         return [x]
     if not isinstance(x, Rows) or node.attributes.get_ints("strides", [1])[0] != 1:
         raise NoFastFormError("a pool has a stride")
-    reduce = "ReduceMax" if node.op_type == "MaxPool" else "ReduceMean"
-    rows = _seen(walk, x, _taps(node, x, size))
-    return [replace(x.newest, value=walk.op(reduce, rows, walk.function.constant(0), keepdims=1))]
+    rows = [_only_row(replace(x, first=row, stop=row + 1)).value for row in _taps(node, x, size)]
+    return [replace(x.newest, value=walk.op("Max" if node.op_type == "MaxPool" else "Mean", *rows))]
 
 
 @_fast("Scan")

@@ -35,24 +35,25 @@ Tensor = tuple[str, DTypeName, tuple[int, ...]]
 """Name, dtype and shape of an input or output."""
 
 
-def tensors(d: Description, form: FastForm) -> tuple[list[Tensor], list[Tensor]]:
-    """The inputs, but for the weights, and the outputs of the fast form, in the order of the function's."""
+def tensors(d: Description, form: FastForm, n_streams: int = 1) -> tuple[list[Tensor], list[Tensor]]:
+    """The inputs, but for the weights, and the outputs of the fast form on so many streams."""
+    b = n_streams
     states = {state.input: state for state in d.state}
-    inputs = [(port.name, port.dtype, (1, *port.shape)) for port in d.inputs]
-    outputs = [(port.name, port.dtype, (1, *port.shape)) for port in d.outputs]
+    inputs: list[Tensor] = [(port.name, port.dtype, (b, *port.shape)) for port in d.inputs]
+    outputs: list[Tensor] = [(port.name, port.dtype, (b, *port.shape)) for port in d.outputs]
     for buffer in form.buffers:
         n_slots = sum(ring.size for ring in buffer.rings)
-        inputs.append((buffer.array, "float32", (n_slots, buffer.width)))
-        inputs.append((buffer.slots, "int64", (len(buffer.taps),)))
-        outputs.append((buffer.rows, "float32", (len(buffer.rings), buffer.width)))
+        inputs.append((buffer.array, "float32", (n_slots * b, buffer.width)))
+        inputs += [(read.slots, "int64", (len(read.taps) * b,)) for read in buffer.reads]
+        outputs.append((buffer.rows, "float32", (len(buffer.rings) * b, buffer.width)))
     for name in form.states:
         spec = states[name]
-        inputs.append((name, spec.dtype, (1, *spec.shape)))
-        outputs.append((spec.output, spec.dtype, (1, *spec.shape)))
+        inputs.append((name, spec.dtype, (b, *spec.shape)))
+        outputs.append((spec.output, spec.dtype, (b, *spec.shape)))
     return inputs, outputs
 
 
-def fast_graph(model: bytes, d: Description, form: FastForm) -> bytes:
+def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1) -> bytes:
     """The model whose graph is one call of the fast form's function, on the weights of the model's own graph.
 
     Raises:
@@ -64,7 +65,7 @@ def fast_graph(model: bytes, d: Description, form: FastForm) -> bytes:
     )
     if function is None:
         raise ModelFileError(f"its description names the function {form.function!r}, which it lacks; export it again")
-    inputs, outputs = tensors(d, form)
+    inputs, outputs = tensors(d, form, n_streams)
     call = [text(_NODE_INPUT, name) for name in _texts(function.value, _FUNCTION_INPUT)]
     call += [text(_NODE_OUTPUT, name) for name in _texts(function.value, _FUNCTION_OUTPUT)]
     call += [text(_NODE_OP_TYPE, form.function), text(_NODE_DOMAIN, _DOMAIN)]
@@ -101,7 +102,7 @@ class FastStep:
         self.form = form
         self.inputs, self.outputs = tensors(d, form)
         rings = [ring for buffer in form.buffers for ring in buffer.rings]
-        taps = [(buffer.rings[ring], row) for buffer in form.buffers for ring, row in buffer.taps]
+        taps = [(b.rings[ring], row) for b in form.buffers for read in b.reads for ring, row in read.taps]
         period = math.lcm(*(ring.size for ring in rings))
         if period * (len(taps) + len(rings)) > _LONGEST_TABLE:
             period = 0
@@ -152,11 +153,11 @@ class Rings:
             (*fast.description.inputs, *fast.description.outputs), (*samples, *results), strict=True
         ):
             self._arrays[port.name] = array
-        self._all_slots = np.zeros(sum(len(buffer.taps) for buffer in fast.form.buffers), np.int64)
-        start = 0
-        for buffer in fast.form.buffers:
-            self._arrays[buffer.slots] = self._all_slots[start : start + len(buffer.taps)]
-            start += len(buffer.taps)
+        reads = [read for buffer in fast.form.buffers for read in buffer.reads]
+        ends = np.cumsum([len(read.taps) for read in reads])
+        self._all_slots = np.zeros(ends[-1] if reads else 0, np.int64)  # of all reads, in one array
+        parts = np.split(self._all_slots, ends[:-1])
+        self._arrays |= {read.slots: part for read, part in zip(reads, parts, strict=False)}
         self._written = [(self._arrays[b.array], self._arrays[b.rows]) for b in fast.form.buffers]
         specs = {spec.input: spec for spec in fast.description.state}
         self._carried = [(self._arrays[name], self._arrays[specs[name].output]) for name in fast.form.states]

@@ -74,12 +74,12 @@ EXAMPLE = Description(
 FAST: dict[str, Any] = {"function": "FastStep", "start": 0, "buffers": [], "states": [], "position": None}
 BUFFER = {
     "array": "ring_4",
-    "slots": "slots_4",
     "rows": "rows_4",
     "width": 4,
     "rings": [{"state": "s", "axis": 1, "first": 0, "size": 2}],
-    "taps": [[0, 1]],
+    "reads": [{"slots": "slots_4", "together": 1, "taps": [[0, 1]]}],
 }
+WRONG_READ = {"slots": "slots_4", "together": 1, "taps": [[0, 9]]}
 RING_STATE = {"input": "s", "output": "t", "dtype": "float32", "shape": [4, 2], "initial": 0.0}
 
 PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None, "timing": None}
@@ -144,7 +144,10 @@ def test_round_trip(description: Description) -> None:
         ({"state": [RING_STATE], "fast": {**FAST, "position": "nowhere"}}, "fast: states: expected each state once"),
         ({"state": [RING_STATE], "fast": {**FAST, "buffers": []}}, "fast: states: expected each state once"),
         (
-            {"state": [RING_STATE], "fast": {**FAST, "buffers": [{**BUFFER, "taps": [[0, 9]]}]}},
+            {
+                "state": [RING_STATE],
+                "fast": {**FAST, "buffers": [{**BUFFER, "reads": [WRONG_READ]}]},
+            },
             r"fast: taps: expected a row of a ring",
         ),
         (

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import layers as L  # noqa: N812
 
+from edgeseq import TCN
 from edgeseq import runtime as rt
+from edgeseq.export import export_model
 from edgeseq.fast_form import FastForm, Ring
 from edgeseq.runtime import fast_step
+from tests.export.small_models import chain
 from tests.runtime.test_model import rewrite
 
 TINY = Path("tests/data/tiny.stream.onnx")
@@ -97,17 +102,12 @@ def _with_form(path: Path, **changes: Any) -> Path:
     return rewrite(path, TINY, fast=replace(FORM, **changes))
 
 
-def _other_taps(form: FastForm) -> dict[str, Any]:
-    *before, last = form.buffers
-    taps = ((last.taps[0][0], last.rings[last.taps[0][0]].size - 1), *last.taps[1:])
-    return {"buffers": (*before, replace(last, taps=taps))} if taps != last.taps else {}
-
-
 def _swapped_rings(form: FastForm) -> dict[str, Any]:
     *before, last = form.buffers
     a, b, *rest = last.rings
     rings = (Ring(b.state, b.axis, 0, b.size), Ring(a.state, a.axis, b.size, a.size), *rest)
-    return {"buffers": (*before, replace(last, rings=rings, taps=tuple((ring, 0) for ring, _ in last.taps)))}
+    reads = tuple(replace(read, taps=tuple((ring, 0) for ring, _ in read.taps)) for read in last.reads)
+    return {"buffers": (*before, replace(last, rings=rings, reads=reads))}
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,54 @@ def test_slots_without_a_table_are_those_of_the_table(monkeypatch: pytest.Monkey
     computed = rt.load(TINY)
     x = _samples(30)
     np.testing.assert_array_equal(_steps(computed, x), _steps(MODEL, x))
+
+
+MIXED = {
+    "TCN": lambda: chain(TCN(5, 3, dilations=(1, 2), return_sequences=True)),
+    "same": lambda: chain(TCN(5, 3, dilations=(1, 2), padding="same", return_sequences=True)),
+    "pools": lambda: chain(L.MaxPooling1D(3, 1), L.Conv1D(3, 2), L.GlobalAveragePooling1D()),
+    "grouped": lambda: chain(L.Conv1D(4, 3, groups=2), L.DepthwiseConv1D(2)),
+}
+
+
+@pytest.mark.parametrize("stack", MIXED)
+def test_one_call_serves_streams_at_different_positions(stack: str, randomise: Any, tmp_path: Path) -> None:
+    path = export_model(randomise(MIXED[stack]()), tmp_path, name="m").stream
+    assert path is not None
+    model, n, rng = rt.load(path), 3, np.random.default_rng(0)
+    d, form = model.description, model.description.fast
+    assert form is not None
+    steps = [form.start + offset for offset in (0, 3, 11)]  # that each stream took
+    data = rng.normal(size=(n, 30, 4)).astype(np.float32)
+    alone = [model.stream() for _ in range(n)]
+    for stream, count, x in zip(alone, steps, data, strict=True):
+        for row in x[:count]:
+            stream.step(row)
+    states = {s.input: np.concatenate(arrays) for s, *arrays in zip(d.state, *map(_state, alone), strict=True)}
+    feeds: dict[str, Any] = {d.input.name: np.stack([x[count] for x, count in zip(data, steps, strict=True)])}
+    feeds |= {name: states[name] for name in form.states}
+    for buffer in form.buffers:
+        slots = sum(ring.size for ring in buffer.rings)
+        array = np.empty((slots, n, buffer.width), np.float32)
+        for ring in buffer.rings:
+            rows = np.moveaxis(states[ring.state], 1 + ring.axis, 0)
+            for b, count in enumerate(steps):  # as if the ring had been begun at position 0
+                array[ring.first : ring.first + ring.size, b] = np.roll(rows[:, b], count, axis=0)
+        feeds[buffer.array] = array.reshape(-1, buffer.width)
+        for read in buffer.reads:
+            whole = [(buffer.rings[ring], row) for ring, row in read.taps]
+            groups = [whole[i : i + read.together] for i in range(0, len(whole), read.together)]
+            feeds[read.slots] = np.array(
+                [
+                    (ring.first + (row + count) % ring.size) * n + b
+                    for group in groups
+                    for b, count in enumerate(steps)
+                    for ring, row in group
+                ]
+            )
+    session = ort.InferenceSession(
+        fast_step.fast_graph(path.read_bytes(), d, form, n), providers=["CPUExecutionProvider"]
+    )
+    (y,) = session.run([d.output.name], feeds)
+    expected = np.stack([s.step(x[count]) for s, x, count in zip(alone, data, steps, strict=True)])
+    np.testing.assert_allclose(y, expected, atol=1e-6)
