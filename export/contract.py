@@ -86,7 +86,7 @@ def verify(
     function = offline_function(offline, description, time_axis)
     pair = Pair(path, function, vocabulary or vocabulary_of(path), check_inputs)
     seen = {name: _held(name, pair) for name in CLAUSES}
-    notes = tuple(note for each in seen.values() for note in each.notes)
+    notes = (*dict.fromkeys(pair.notes), *(note for each in seen.values() for note in each.notes))
     origin = description.offline
     if origin is not None and function.graph_sha256 not in (None, origin.graph_sha256):
         notes += (f"the file names another offline graph, {origin.file} ({origin.graph_sha256[:12]})",)

@@ -208,6 +208,17 @@ def test_a_function_that_does_not_do(tmp_path: Path) -> None:
         verify(stream, _raises)
 
 
+def test_an_offline_model_that_fails_on_short_sequences_is_compared_on_the_others(tmp_path: Path) -> None:
+    stream, offline = stream_file(tmp_path, "causal")
+    function = open_model_of(offline)
+
+    def fails_if_short(x: Any) -> Any:
+        return function(x) if x.shape[1] > 2 else _raises(x)
+
+    notes = verify(stream, fails_if_short).notes
+    assert [note.split(",")[0] for note in notes] == [f"not compared at {n} samples" for n in (1, 2)]
+
+
 def _raises(x: Any) -> Any:
     raise RuntimeError("no")
 
