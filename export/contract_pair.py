@@ -167,6 +167,8 @@ class Pair:
             if len(got[i]) != n_rows:
                 raise VerificationError(f"{where}: expected {n_rows} rows, got {len(got[i])}")
             if case.expected is not None:
+                if n_rows == 0 and timing.law != "equal":
+                    raise VerificationError(f"{where}: the offline model has an output, the stream has no row")
                 rows = got[i] if timing.law == "equal" else got[i][-1]
                 at = where if timing.law == "equal" else f"{where}, the last row"
                 worst = max(worst, self.differs(i, case, case.expected[i], rows, at))

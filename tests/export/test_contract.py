@@ -98,6 +98,7 @@ BREAKAGES: dict[str, Breakage] = {
     "a wrong delay": ("same", _timing(delay=2), "steps", "first difference at step"),
     "a wrong hop": ("strided", _timing(hop=[1, 1]), "hop", r"makes it 2 rows, .*; got \(1, 1, 2\)"),
     "a wrong number of rows": ("strided", _timing(rows=[[1, 3, 2]]), "steps", "expected output shape"),
+    "a pool without a row": ("mean", _timing(rows=[[1, -1, 1]]), "steps", "1 samples in single steps: .* no row"),
     "a dropped mask": ("same", _graph(_unmasked), "steps", "first difference at step"),
     "a state of the wrong rows": (
         "causal",
