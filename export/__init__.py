@@ -1,7 +1,8 @@
 """edgeseq.export: from a trained Keras model to verified model files.
 
-``export_model`` writes the offline model and, where the model streams exactly, its step graph. ``verify`` holds a
-stream file to its contract. Names are loaded when they are first used: what starts from an ONNX file needs no Keras.
+``export_model`` writes the offline model and, where the model streams exactly, its step graph. ``streamify`` makes a
+stream file of any offline ONNX file, and ``verify`` holds one to its contract. Names are loaded when they are first
+used: what starts from an ONNX file needs no Keras.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
     from edgeseq.export.contract import ContractReport, verify
     from edgeseq.export.exporter import ExportReport, export_model
     from edgeseq.export.lowering import register_lowering
+    from edgeseq.export.stream_file import StreamReport, streamify
 
-__all__ = ["ContractReport", "ExportReport", "export_model", "register_lowering", "verify"]
+__all__ = [
+    "ContractReport",
+    "ExportReport",
+    "StreamReport",
+    "export_model",
+    "register_lowering",
+    "streamify",
+    "verify",
+]
 
 _HOME = {
     "ContractReport": "edgeseq.export.contract",
@@ -22,6 +32,8 @@ _HOME = {
     "ExportReport": "edgeseq.export.exporter",
     "export_model": "edgeseq.export.exporter",
     "register_lowering": "edgeseq.export.lowering",
+    "StreamReport": "edgeseq.export.stream_file",
+    "streamify": "edgeseq.export.stream_file",
 }
 
 

@@ -29,7 +29,7 @@ from edgeseq.export.native import LoweredLayer
 from edgeseq.export.probes import vocabulary_size
 from edgeseq.export.sequences import Inputs
 from edgeseq.export.signature import signature
-from edgeseq.export.streamify import StepModel, streamify
+from edgeseq.export.step_model import StepModel, streamify
 from edgeseq.export.verification import Verification, verify_offline, verify_stream
 from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
 from edgeseq.runtime import load_offline

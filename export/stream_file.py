@@ -28,8 +28,8 @@ from edgeseq.export.contract import CheckInput, ContractReport, verify
 from edgeseq.export.description import Names, checked_rate, describe_stream, file_stem, named
 from edgeseq.export.offline_function import open_graph
 from edgeseq.export.reasons import reason
-from edgeseq.export.streamify import StepModel
-from edgeseq.export.streamify import streamify as derive
+from edgeseq.export.step_model import StepModel
+from edgeseq.export.step_model import streamify as derive
 from edgeseq.model_file import METADATA_KEY, NEVER, Description, DTypeName, Port, graph_sha256
 
 

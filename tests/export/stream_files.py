@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from edgeseq.certificate import CERTIFICATE_KEY
-from edgeseq.export.stream_file import streamify
+from edgeseq.export import streamify
 from edgeseq.model_file import METADATA_KEY, Description, graph_sha256
 
 Array = np.ndarray[Any, Any]

@@ -301,9 +301,7 @@ def test_tokens_are_drawn_from_the_table_of_the_graph(tmp_path: Path) -> None:
 
 
 def export_tokens(folder: Path) -> Any:
-    from edgeseq.export.stream_file import streamify
-
-    return streamify(folder / "tokens.onnx", folder / "tokens.stream.onnx")
+    return export.streamify(folder / "tokens.onnx", folder / "tokens.stream.onnx")
 
 
 def test_the_lazy_names_are_there() -> None:

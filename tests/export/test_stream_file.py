@@ -11,8 +11,7 @@ import pytest
 
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, ModelFileError, NotStreamableError, VerificationError
-from edgeseq.export import contract_clauses
-from edgeseq.export.stream_file import streamify
+from edgeseq.export import contract_clauses, streamify
 from tests.export.stream_files import offline_file
 
 
