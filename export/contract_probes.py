@@ -16,7 +16,7 @@ from edgeseq.export.contract_pair import Pair
 from edgeseq.export.sequences import Array
 
 _MOVE = 10.0  # in standard deviations of the samples
-_PHASES = 4  # neighbouring samples that are tried, since with strides not all are seen alike
+_PHASES = 32  # neighbouring samples that are tried, since with strides not all are seen alike
 _SAMPLES_A_CALL = 100_000
 
 
@@ -30,10 +30,11 @@ class Probe:
 
 
 def probe(pair: Pair) -> list[Probe]:
-    """Change single samples of each input in turn: near the start, in the middle, and the last one."""
+    """Change single samples of each input in turn: near the start, in the middle, and near the end."""
     base, n = pair.full.inputs, pair.longest
-    middle = n // 2 + np.arange(min(_PHASES, pair.description.granule))
-    positions = sorted({0, min(5, n - 1), *map(int, middle), max(0, n - 1 - pair.field // 3), n - 1})
+    phases = np.arange(min(_PHASES, pair.description.granule))
+    starts = [np.array([0, n - 1]), 5 + phases, n // 2 + phases, n - 1 - pair.field // 3 - phases]
+    positions = sorted({int(p) for p in np.concatenate(starts) if 0 <= p < n})
     planned: list[tuple[str, int, list[Array]]] = []
     for i, port in enumerate(pair.description.inputs):
         for position in positions:

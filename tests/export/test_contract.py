@@ -109,6 +109,12 @@ BREAKAGES: dict[str, Breakage] = {
     "an understated lookahead": ("same", _timing(lookahead=2), "lookahead", "step 2: .* 1 rows due, 0 have come"),
     "streams that leak": ("causal", _graph(_leaking), "batch", "beside 4 other streams: first difference"),
     "an understated future": ("same", _timing(receptive_field=[3, 2]), "causality", "3 samples after the row's own; 2"),
+    "a past understated at a stride": (
+        "strided",
+        _timing(receptive_field=[3, 2]),
+        "receptive field",
+        "4 samples before",
+    ),
     "an understated past": (
         "same",
         _timing(receptive_field=[2, 3]),
