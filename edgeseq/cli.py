@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import edgeseq
+from edgeseq.certificate import certificate_of
 from edgeseq.errors import ConfigError, ExportError, MissingDependencyError
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
@@ -137,6 +138,81 @@ def _lowered_rows(lowered: Sequence[Any]) -> dict[str, str]:
 
 
 @app.command
+def streamify(
+    model: Path,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    time_axis: int | None = None,
+    name: str | None = None,
+    features: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    labels: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
+    rate_hz: float | None = None,
+    vocabulary: int | None = None,
+) -> None:
+    """Derive the step graph of any offline ONNX file, hold it to its contract, and write it to OUT.
+
+    What is not given, an offline file of edgeseq's own says.
+
+    Args:
+        model: an offline ONNX file, of edgeseq or of another exporter.
+        out: the stream file to write, NAME.stream.onnx.
+        time_axis: of the model's inputs, where it cannot be found: 1 for (batch, time, channels), 2 for channels first.
+        name: of the model; the name of OUT by default.
+        features: names of the channels of the input.
+        labels: names of the channels of the output.
+        rate_hz: samples per second of the data that the model was trained on.
+        vocabulary: of a model of tokens, how many there are, where the graph does not tell.
+    """
+    with _needs("train"):
+        from edgeseq.export.stream_file import streamify as streamify_file
+    report = streamify_file(
+        model,
+        out,
+        time_axis,
+        name=name,
+        feature_names=features or None,
+        label_names=labels or None,
+        rate_hz=rate_hz,
+        vocabulary=vocabulary,
+    )
+    rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)"}
+    for port in report.description.outputs:
+        rows |= {f"output {port.name}": f"{port.dtype} {_shape(port)}", **_timing_rows(port.timing)}
+    _table(report.description.name, rows | _contract_rows(report.contract) | {"took": f"{report.took_s:.1f} s"})
+
+
+@app.command
+def verify(
+    stream: Path,
+    offline: Path,
+    *,
+    time_axis: int | None = None,
+    vocabulary: int | None = None,
+    write: bool = True,
+) -> None:
+    """Hold STREAM to its contract with OFFLINE, and write the certificate into STREAM.
+
+    Args:
+        stream: a stream file of edgeseq.
+        offline: the offline model that it equals, a file of edgeseq or of another exporter.
+        time_axis: of the offline model's inputs, where it cannot be found.
+        vocabulary: of a model of tokens, how many there are, where the graph does not tell.
+        write: write the certificate; with --no-write the file stays as it is.
+    """
+    with _needs("train"):
+        from edgeseq.export.contract import verify as verify_files
+    report = verify_files(stream, offline, time_axis=time_axis, vocabulary=vocabulary, write=write)
+    rows = _contract_rows(report)
+    rows["certificate"] = f"written into {stream}" if write else "not written"
+    _table(f"{stream.name} keeps its contract with {report.offline}", rows | {"took": f"{report.took_s:.1f} s"})
+
+
+def _contract_rows(report: Any) -> dict[str, str]:
+    rows = {f"clause {name}": told for name, told in report.certificate.clauses.items()}
+    return rows | {f"note {i}": note for i, note in enumerate(report.notes, start=1)}
+
+
+@app.command
 def inspect(
     model: Path,
     *,
@@ -148,7 +224,7 @@ def inspect(
         model: NAME.onnx or NAME.stream.onnx.
         as_json: print the description as JSON, as docs/model-file.md explains it.
     """
-    from edgeseq.runtime.model_source import describe
+    from edgeseq.runtime.model_source import describe, open_model
 
     d = describe(model)
     if as_json:
@@ -167,9 +243,22 @@ def inspect(
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
     if d.offline is not None:
         rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+    if d.kind == "stream":
+        metadata = open_model(model, "stream").ort_session.get_modelmeta().custom_metadata_map
+        rows["certificate"] = _certificate_row(metadata, d.graph_sha256)
     rows["made with"] = ", ".join(f"{package} {version}" for package, version in d.provenance.items()) or "(not told)"
     rows["graph"] = f"{d.graph_sha256[:12]}, {model.stat().st_size / 1e3:,.0f} kB"
     _table(d.name, rows)
+
+
+def _certificate_row(metadata: Mapping[str, str], graph_sha256: str) -> str:
+    certificate = certificate_of(metadata)
+    if certificate is None:
+        return "no certificate; edgeseq verify writes one"
+    if (why := certificate.mismatch(metadata, graph_sha256)) is not None:
+        return f"does not belong to this file: {why}; verify it again"
+    made_with = ", ".join(f"{package} {version}" for package, version in certificate.versions.items())
+    return f"{len(certificate.clauses)} clauses held against {certificate.offline} ({made_with})"
 
 
 def _timing_rows(timing: Any) -> dict[str, str]:

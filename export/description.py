@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from edgeseq.errors import ConfigError
-from edgeseq.export.convert import OPSET
-from edgeseq.export.signature import Signature
-from edgeseq.export.streamify import StepModel
+from edgeseq.export.step_model import StepModel
 from edgeseq.model_file import Description, OfflineReference, Port
+
+if TYPE_CHECKING:
+    from edgeseq.export.signature import Signature
 
 Names = Sequence[str] | Mapping[str, Sequence[str]] | None
 
@@ -32,16 +34,14 @@ def describe_offline(ports: Signature, about: About) -> Description:
     Raises:
         ConfigError: a name or a number of names does not fit the ports, or the sample rate is none.
     """
-    rate_hz = about.rate_hz
-    is_number = isinstance(rate_hz, (int, float)) and not isinstance(rate_hz, bool)
-    if rate_hz is not None and not (is_number and 0 < rate_hz < float("inf")):
-        raise ConfigError(f"rate_hz: expected samples per second above 0, got {rate_hz}")
+    from edgeseq.export.convert import OPSET  # it needs TensorFlow, the rest of this file does not
+
     return Description(
         kind="offline",
         name=about.name,
-        inputs=_named("feature_names", ports.inputs, about.feature_names),
-        outputs=_named("label_names", ports.outputs, about.label_names),
-        rate_hz=None if rate_hz is None else float(rate_hz),
+        inputs=named("feature_names", ports.inputs, about.feature_names),
+        outputs=named("label_names", ports.outputs, about.label_names),
+        rate_hz=checked_rate(about.rate_hz),
         provenance={
             "opset": str(OPSET),
             **{package: version(package) for package in ("edgeseq", "keras", "tensorflow", "tf2onnx", "onnx")},
@@ -49,7 +49,24 @@ def describe_offline(ports: Signature, about: About) -> Description:
     )
 
 
-def _named(what: str, ports: Sequence[Port], given: Names) -> tuple[Port, ...]:
+def checked_rate(rate_hz: float | None) -> float | None:
+    """``rate_hz``, if it can be samples per second.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    is_number = isinstance(rate_hz, (int, float)) and not isinstance(rate_hz, bool)
+    if rate_hz is not None and not (is_number and 0 < rate_hz < float("inf")):
+        raise ConfigError(f"rate_hz: expected samples per second above 0, got {rate_hz}")
+    return None if rate_hz is None else float(rate_hz)
+
+
+def named(what: str, ports: Sequence[Port], given: Names) -> tuple[Port, ...]:
+    """The ports with the names of their channels; of several ports, by port.
+
+    Raises:
+        ConfigError: a name or a number of names does not fit.
+    """
     by_port = given if isinstance(given, Mapping) else {ports[0].name: given}
     if unknown := set(by_port) - {port.name for port in ports}:
         raise ConfigError(f"{what}: expected the ports {[p.name for p in ports]}, got {sorted(unknown, key=str)}")

@@ -27,10 +27,11 @@ from edgeseq.export.description import About, Names, describe_offline, describe_
 from edgeseq.export.fast_form import with_fast_form
 from edgeseq.export.lowering import one_export
 from edgeseq.export.native import LoweredLayer
-from edgeseq.export.probes import Inputs, vocabulary_size
+from edgeseq.export.probes import vocabulary_size
+from edgeseq.export.sequences import Inputs
 from edgeseq.export.signature import signature
-from edgeseq.export.streamify import StepModel, streamify
-from edgeseq.export.verify import Verification, verify_offline, verify_stream
+from edgeseq.export.step_model import StepModel, streamify
+from edgeseq.export.verification import Verification, verify_offline, verify_stream
 from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
 from edgeseq.runtime import load_offline
 from edgeseq.runtime.inputs import InputCheck

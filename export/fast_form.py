@@ -19,10 +19,11 @@ import onnx_ir as ir
 
 from edgeseq.export.fast_rings import Buffer, FunctionGraph
 from edgeseq.export.fast_rules import RULES, Known, Mask, NoFastFormError, Row, Rows
-from edgeseq.export.streamify import StepModel
+from edgeseq.export.step_model import StepModel
 from edgeseq.fast_form import FastForm
 
 DOMAIN, FUNCTION = "edgeseq", "FastStep"
+_OPSET = 18  # where Split takes a number of parts, and Reduce its axes as an input
 _POSITION = "_position"  # the end of the name of the state that counts samples
 
 
@@ -31,6 +32,8 @@ def with_fast_form(step: StepModel) -> StepModel:
     try:
         if step.granule != 1 or any(timing.hop != (1, 1) for timing in step.timings):
             raise NoFastFormError("its outputs do not come one a sample")
+        if step.model.graph.opset_imports.get("", 0) < _OPSET:
+            raise NoFastFormError(f"the model is written with an opset before {_OPSET}")
         form, function = _Walk(step).finish()
     except NoFastFormError as error:
         return replace(step, not_fast=str(error))

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from edgeseq.errors import ExportError
+from edgeseq.export.sequences import SEED, Array, Inputs, random
 from edgeseq.export.signature import Signature
 from edgeseq.model_file import Port
 
@@ -20,13 +21,9 @@ LENGTHS = (1, 2, 7, 77, 300)
 """Lengths on which Keras and the offline file are compared."""
 
 BATCHES = (1, 2, 3)
-SEED = 20240229
 
 _SPECIAL_LENGTHS = (7, 77)
 _LARGE = 100.0  # times a standard normal sample: where an exponential or a square overflows
-
-Array = np.ndarray[Any, Any]
-Inputs = list[Array]  # one array for each input of the model, batch first
 
 
 @dataclass(frozen=True)
@@ -97,13 +94,6 @@ def _with_gaps(rng: np.random.Generator, x: Array, port: Port, padding: float) -
     places: Array = rng.random(x.shape if is_token else x.shape[:-1]) < np.full(1, 1 / 3)
     places[:, :1] = False
     return np.where(places if is_token else places[..., None], np.asarray(padding, x.dtype), x)
-
-
-def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, vocabulary: int) -> Array:
-    """Standard normal samples, or tokens from 1, since 0 may be padding."""
-    if np.dtype(dtype).kind == "f":
-        return rng.normal(size=shape).astype(dtype)
-    return rng.integers(min(1, vocabulary - 1), vocabulary, size=shape).astype(dtype)
 
 
 def padded_places(keras_model: Any, ports: Signature, inputs: Inputs) -> list[Array]:

@@ -17,6 +17,7 @@ from edgeseq import tcn_tagger
 from edgeseq.__main__ import main
 from edgeseq.model_file import Description
 from edgeseq.runtime import load, load_offline
+from tests.export.stream_files import offline_file, rewrite
 
 
 def run(*arguments: object) -> int | str | None:
@@ -190,3 +191,63 @@ def test_train_writes_a_model_and_prints_its_score(tmp_path: Path, capsys: pytes
     assert out.is_file()
     assert json.loads(out.with_suffix(".json").read_text())["held_out_groups"] == [3]
     assert "frame accuracy" in capsys.readouterr().out
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    stream, offline = tmp_path / "tiny.stream.onnx", tmp_path / "tiny.onnx"
+    for path in (stream, offline):
+        path.write_bytes((Path("tests/data") / path.name).read_bytes())
+    return stream, offline
+
+
+def test_verify_writes_the_certificate_that_inspect_shows(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream, offline = pair
+
+    def certificate() -> str:
+        assert not run("inspect", stream)
+        return " ".join(capsys.readouterr().out.split("certificate", 1)[1].split("made with", 1)[0].split())
+
+    before = stream.read_bytes()
+    assert certificate() == "no certificate; edgeseq verify writes one"
+    assert not run("verify", stream, offline, "--no-write")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "tiny.stream.onnx keeps its contract with tiny.onnx" in printed
+    assert "clause receptive field" in printed
+    assert "not written" in printed
+    assert stream.read_bytes() == before
+    assert not run("verify", stream, offline)
+    capsys.readouterr()
+    assert re.match(r"\d+ clauses held against tiny.onnx \(edgeseq 0.1.0, onnxruntime", certificate())
+    rewrite(stream, description=lambda raw: raw.update(rate_hz=51.0), keep_certificate=True)
+    assert certificate().startswith("does not belong to this file: its description is another one than was verified")
+
+
+def test_verify_of_another_model_ends_with_the_clause(pair: tuple[Path, Path]) -> None:
+    stream, _ = pair
+    rewrite(stream, description=lambda raw: raw["state"][0].update(initial=3.0))
+    said = str(run("verify", stream, "tests/data/tiny.onnx"))
+    assert said.startswith("edgeseq: tiny.stream.onnx, clause 'steps': output 'output', ")
+
+
+def test_streamify_of_our_file_is_what_the_export_wrote(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream, offline = pair
+    assert not run("streamify", offline, "-o", offline.parent / "again.stream.onnx")
+    assert "clause batch" in capsys.readouterr().out
+    assert load(offline.parent / "again.stream.onnx").description == load(stream).description
+
+
+def test_streamify_of_a_foreign_file_with_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gait.stream.onnx"
+    foreign = offline_file(tmp_path, "same")
+    labels, features = ["--labels", "rest", "move"], ["--features", "a", "b", "c", "d"]
+    assert not run("streamify", foreign, "-o", out, *features, *labels, "--rate-hz", 20)
+    assert "3 past, 3 future samples" in capsys.readouterr().out
+    d = load(out).description
+    assert (d.name, d.rate_hz, d.output.names) == ("gait", 20.0, ("rest", "move"))
+    assert "no model file at" in str(run("streamify", tmp_path / "gone.onnx", "-o", out))
+    assert "expected a file NAME.stream.onnx" in str(run("streamify", foreign, "-o", tmp_path / "gait"))

@@ -17,10 +17,10 @@ import onnx
 import onnxruntime as ort
 
 from edgeseq.errors import VerificationError
+from edgeseq.export.comparison import TOLERANCE, compare
 from edgeseq.export.oracle import keras_outputs
 from edgeseq.export.reasons import reason
 from edgeseq.export.signature import Signature, signature
-from edgeseq.export.verify import TOLERANCE, compare
 
 LENGTHS, BATCHES = (1, 2, 7, 77, 300), (1, 2, 5)
 LARGE, LARGE_LENGTH = 30.0, 7  # sensors without normalisation; where the ends of activations show

@@ -16,9 +16,9 @@ from keras import layers as L  # noqa: N812
 
 from edgeseq import bilstm_tagger
 from edgeseq.errors import ExportError, UnsupportedLayerError
+from edgeseq.export.comparison import compare
 from edgeseq.export.convert import Converted, to_onnx
 from edgeseq.export.lowering import lowered
-from edgeseq.export.verify import compare
 
 Randomise = Callable[..., Any]
 

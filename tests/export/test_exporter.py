@@ -19,7 +19,7 @@ from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, ExportError, ModelFileError, VerificationError
 from edgeseq.export import export_model, exporter, register_lowering
 from edgeseq.export.lowering import RULES
-from edgeseq.export.verify import verify_offline
+from edgeseq.export.verification import verify_offline
 
 Randomise = Callable[..., Any]
 SMALL: dict[str, Any] = {"nb_filters": 4, "kernel_size": 2, "dilations": (1, 2)}

@@ -15,11 +15,11 @@ import pytest
 from keras import layers as L  # noqa: N812
 
 from edgeseq.errors import UnsupportedLayerError
+from edgeseq.export.comparison import compare
 from edgeseq.export.convert import to_onnx
 from edgeseq.export.exporter import export_model
 from edgeseq.export.oracle import keras_outputs
 from edgeseq.export.signature import signature
-from edgeseq.export.verify import compare
 from tests.export.families import FAMILIES, chain, time_distributed
 from tests.export.judging import judge, sequences
 from tests.export.small_models import CHANNELS, function

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from keras import layers as L  # noqa: N812
 
 from edgeseq import TCN
+from edgeseq.export.comparison import compare
 from edgeseq.export.convert import to_onnx
 from edgeseq.export.oracle import keras_outputs
-from edgeseq.export.verify import compare
 
 Randomise = Callable[..., Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]

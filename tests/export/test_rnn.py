@@ -18,9 +18,9 @@ from hypothesis.extra.numpy import arrays
 from keras import layers as L  # noqa: N812
 
 from edgeseq.errors import UnsupportedLayerError
+from edgeseq.export.comparison import compare
 from edgeseq.export.convert import to_onnx
 from edgeseq.export.rnn import _ACTIVATIONS
-from edgeseq.export.verify import compare
 from tests.conftest import random_weights
 
 Build = Callable[[Any], Any]

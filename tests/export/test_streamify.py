@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.errors import NotStreamableError
-from edgeseq.export.streamify import StepModel, streamify
+from edgeseq.export.step_model import StepModel, streamify
 from edgeseq.model_file import NEVER
 
 Array = np.ndarray[Any, Any]

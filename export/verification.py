@@ -1,10 +1,7 @@
 """The check that stands before every exported file: Keras, the offline file and the streamed file agree.
 
-The streamed file is run by ``edgeseq.runtime``, as its users will run it. Every output channel has its own tolerance:
-1e-5 of its scale (its largest value over all sequences, and at least a thousandth of that of the output's largest
-channel), far above what float32 sums in another order differ by and far below any mistake. Where a model is so
-ill-conditioned that moving every input by its last bit moves the channel by more, no float32 program can be held to
-that: there it is four times that move, and never more than 1e-3.
+The streamed file is run by ``edgeseq.runtime``, as its users will run it. What may differ by how much:
+``edgeseq.export.comparison``.
 """
 
 from __future__ import annotations
@@ -19,15 +16,13 @@ import onnxruntime as ort
 
 from edgeseq import runtime
 from edgeseq.errors import ConfigError, ExportError, VerificationError
+from edgeseq.export.comparison import LOOSEST, TOLERANCE, channels, compare, nudged, scale_of, tolerance_of
 from edgeseq.export.oracle import NotFiniteError, keras_outputs
-from edgeseq.export.probes import BATCHES, SEED, Array, Inputs, Probe, padded_places, probes, random
+from edgeseq.export.probes import BATCHES, Probe, padded_places, probes
 from edgeseq.export.reasons import reason
+from edgeseq.export.sequences import SEED, Array, Inputs, random
 from edgeseq.export.signature import Signature, signature
 from edgeseq.model_file import Port
-
-TOLERANCE = 1e-5
-_ROUNDINGS, _LOOSEST = 4, 1e-3
-_FLOOR, _TINY = 1e-3, 1e-12  # of a channel's scale: of the largest channel's, since channels are sums of the same
 
 _PREFIXES = 24
 
@@ -71,19 +66,19 @@ def verify_offline(
     ports, run = signature(keras_model), _opened(path)
     ran = list(_expected(keras_model, ports, own, must_run))
     ordinary = [expected for probe, expected in ran if not probe.large]
-    scales = [_scale([ys[i] for ys in ordinary], port) for i, port in enumerate(ports.outputs)]
+    scales = [scale_of([ys[i] for ys in ordinary], port) for i, port in enumerate(ports.outputs)]
     worst, loosest = {port.name: 0.0 for port in ports.outputs}, TOLERANCE
     for probe, expected in ran:
         where = f"Keras and {path.name} on input {', '.join(str(x.shape) for x in probe.inputs)}"
         kept = padded_places(keras_model, ports, probe.inputs)
-        moved = [_nudged(x, places) for x, places in zip(probe.inputs, kept, strict=True)]
+        moved = [nudged(x, places) for x, places in zip(probe.inputs, kept, strict=True)]
         answers = zip(ports.outputs, expected, run(ports, probe.inputs, where), run(ports, moved, where), strict=True)
-        for (port, y, ours, nudged), usual in zip(answers, scales, strict=True):
-            scale = np.maximum(usual, _scale([y], port)) if probe.large else usual
-            tolerance = _tolerance(_channels(ours, port), _channels(nudged, port), scale)
+        for (port, y, ours, moved_y), usual in zip(answers, scales, strict=True):
+            scale = np.maximum(usual, scale_of([y], port)) if probe.large else usual
+            tolerance = tolerance_of(channels(ours, port), channels(moved_y, port), scale)
             at = where if len(ports.outputs) == 1 else f"{where}, output {port.name!r}"
             if probe.large:
-                tolerance, at = np.where(tolerance < _LOOSEST, _LOOSEST, np.finfo(np.float64).max), f"{at} x 100"
+                tolerance, at = np.where(tolerance < LOOSEST, LOOSEST, np.finfo(np.float64).max), f"{at} x 100"
             difference = compare(y, ours, at, tolerance=tolerance, scale=scale)
             if not probe.large:
                 worst[port.name] = max(worst[port.name], difference)
@@ -160,12 +155,12 @@ def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] =
     ]
     runs = [(inputs, y) for inputs in [*sequences, *own] if (y := _offline(offline, inputs)) is not None]
     scales = [
-        _scale([ys[i][None] for _, ys in runs], port) for i, port in enumerate(offline.description.outputs) if runs
+        scale_of([ys[i][None] for _, ys in runs], port) for i, port in enumerate(offline.description.outputs) if runs
     ]
     worst = 0.0
     for inputs, whole in runs:
-        nudged = _offline(offline, [_nudged(x) for x in inputs]) or whole
-        tolerances = [_tolerance(y, moved, scale) for y, moved, scale in zip(whole, nudged, scales, strict=True)]
+        from_nudged = _offline(offline, [nudged(x) for x in inputs]) or whole
+        tolerances = [tolerance_of(y, moved, scale) for y, moved, scale in zip(whole, from_nudged, scales, strict=True)]
         places = [_places(port, len(inputs[0])) for port in outputs]
         expected = [_at_places(offline, inputs, i, y, places[i]) for i, y in enumerate(whole)]
         for way, got in _streamed(model, inputs, rng):
@@ -236,72 +231,3 @@ def _rows(port: Port, y: Array | None) -> Array:
     if y is None:
         return np.zeros((0, *port.shape), port.dtype)
     return y if y.ndim > len(port.shape) else y[None]
-
-
-def _nudged(x: Array, kept: Array | None = None) -> Array:
-    """``x`` with every value moved by its last bit, up or down at random; tokens, zeros and padding as they are."""
-    if x.dtype.kind != "f":
-        return x
-    towards = np.random.default_rng(SEED).choice([-np.inf, np.inf], size=x.shape).astype(x.dtype)
-    still = x == 0 if kept is None else (x == 0) | kept
-    return np.where(still, x, np.nextafter(x, towards))
-
-
-def _channels(y: Array, port: Port) -> Array:
-    """(..., K), K of 1 for an output without channels."""
-    return y if port.shape else y[..., None]
-
-
-def _scale(ys: Sequence[Array], port: Port) -> Array:
-    """Of each channel, (K,): its largest value in all of ``ys``, and at least a thousandth of the largest channel's."""
-    largest = np.max([_largest(_channels(y, port)) for y in ys], axis=0)
-    scale: Array = np.maximum(largest, max(_FLOOR * float(np.max(largest, initial=0.0)), _TINY))
-    return scale
-
-
-def _largest(y: Array) -> Array:
-    """Of each channel, (K,): its largest absolute value, 0 of nothing."""
-    largest: Array = np.max(np.abs(y), axis=tuple(range(y.ndim - 1)), initial=0.0)
-    return largest
-
-
-def _tolerance(y: Array, nudged: Array, scale: Array) -> Array:
-    """Of each channel, (K,), in units of its scale. What is no number tells nothing, and loosens nothing."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        moved = np.nan_to_num(_largest(y - nudged) / scale, nan=0.0, posinf=0.0)
-    tolerance: Array = np.clip(_ROUNDINGS * moved, TOLERANCE, _LOOSEST)
-    return tolerance
-
-
-def compare(
-    expected: Array, got: Array, where: str, *, tolerance: float | Array = TOLERANCE, scale: Array | None = None
-) -> float:
-    """The largest difference in units of ``scale``, (K,): without it, the largest value of the channel, at least 1.
-
-    Shapes: (..., K) both; ``tolerance`` a number or (K,).
-
-    Raises:
-        VerificationError: another shape, or a difference above ``tolerance``.
-
-    Example:
-        >>> compare(np.array([1.0, 2.0]), np.array([1.0, 2.5]), "a and b")
-        Traceback (most recent call last):
-        edgeseq.errors.VerificationError: a and b: first difference at step (1,): expected 2, got 2.5, off by 0.25 ...
-    """
-    if expected.shape != got.shape:
-        raise VerificationError(
-            f"{where}: expected output shape {expected.shape}, got {got.shape}; nothing was written"
-        )
-    if expected.size == 0:
-        return 0.0
-    scale = np.maximum(1.0, _largest(expected)) if scale is None else scale
-    difference = np.abs(expected.astype(np.float64) - got) / scale
-    difference[np.isnan(difference)] = np.inf
-    if (wrong := np.argwhere(difference > tolerance)).size:
-        at = tuple(int(i) for i in wrong[np.argsort(wrong[:, -2 if wrong.shape[1] > 1 else 0], kind="stable")][0])
-        allowed = np.broadcast_to(tolerance, expected.shape)[at]
-        raise VerificationError(
-            f"{where}: first difference at step {at}: expected {expected[at]:.7g}, got {got[at]:.7g}, "
-            f"off by {difference[at]:.2g} of the output's scale (tolerance {allowed:.2g}); nothing was written"
-        )
-    return float(difference.max())

@@ -1,0 +1,170 @@
+"""The offline model of a contract check, as a function of one sequence: one of our files, a foreign one, or a callable.
+
+Inputs are (T, C), outputs (R, K), or (K,) behind a pool over time, whatever the layout of the offline model: a foreign
+file may be channels first. The time axis of an input is told by the user, or is the one that the file leaves open;
+that of an output is the one that grows with the sequence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeseq.errors import ConfigError, ModelFileError, ModelNotFoundError, VerificationError
+from edgeseq.export.reasons import reason
+from edgeseq.export.sequences import Array, Inputs
+from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
+from edgeseq.runtime.model_source import open_model
+
+OfflineModel = str | os.PathLike[str] | Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class OfflineFunction:
+    """``run`` gives the outputs for one sequence; ``input_axes`` are the time axes of the model's own inputs."""
+
+    name: str
+    graph_sha256: str | None
+    call: Callable[[Inputs], list[Array]]
+    outputs: tuple[Port, ...]
+    input_axes: tuple[int, ...]
+    output_axes: dict[str, int] = field(default_factory=dict)  # found while it is run
+
+    def run(self, inputs: Inputs) -> Inputs:
+        """Shapes: (T, C) for each input to (R, K), or (K,), for each output.
+
+        Raises:
+            VerificationError: the model cannot run the sequence, or gives outputs of other ranks.
+        """
+        where = f"offline model {self.name!r} on {len(inputs[0])} samples"
+        given = self._give(inputs, where)
+        return [self._by_rows(port, y, where) for port, y in zip(self.outputs, given, strict=True)]
+
+    def _give(self, inputs: Inputs, where: str) -> list[Array]:
+        moved = [np.moveaxis(x[None], 1, axis) for x, axis in zip(inputs, self.input_axes, strict=True)]
+        try:
+            given = self.call([np.ascontiguousarray(x) for x in moved])
+        except Exception as error:  # whatever the callable, or ONNX Runtime, raises
+            raise VerificationError(f"{where}: it cannot run them: {reason(error)}") from error
+        if len(given) != len(self.outputs):
+            raise VerificationError(f"{where}: expected {len(self.outputs)} outputs, got {len(given)}")
+        return given
+
+    def _by_rows(self, port: Port, y: Array, where: str) -> Array:
+        pooled = port.timing is not None and port.timing.law != "equal"
+        rank = len(port.shape) + (1 if pooled else 2)
+        if y.ndim != rank or len(y) != 1:
+            raise VerificationError(
+                f"{where}, output {port.name!r}: expected {rank} axes, the batch of 1 first, got shape {y.shape}"
+            )
+        rows: Array = y[0] if pooled else np.moveaxis(y, self.output_axes.get(port.name, 1), 1)[0]
+        return rows
+
+    def find_output_axes(self, shorter: Inputs, longer: Inputs) -> None:
+        """Learn the time axes of the outputs: those that two sequences of different numbers of rows tell apart."""
+        ran = [self._give(xs, f"offline model {self.name!r} on {len(xs[0])} samples") for xs in (shorter, longer)]
+        for port, few, many in zip(self.outputs, *ran, strict=True):
+            assert port.timing is not None
+            counts = [port.timing.count_rows(len(xs[0])) for xs in (shorter, longer)]
+            grown = [axis for axis in range(1, few.ndim) if few.shape[axis] != many.shape[axis]]
+            if port.timing.law == "equal" and few.ndim == len(port.shape) + 2 and counts[0] != counts[1]:
+                if len(grown) != 1:
+                    raise VerificationError(
+                        f"offline model {self.name!r}, output {port.name!r}: of {len(shorter[0])} samples it is "
+                        f"{few.shape}, of {len(longer[0])} {many.shape}; expected one axis to have {counts[0]} and "
+                        f"then {counts[1]} rows"
+                    )
+                self.output_axes[port.name] = grown[0]
+
+
+def offline_function(offline: OfflineModel, stream: Description, time_axis: int | None) -> OfflineFunction:
+    """The offline model that ``stream`` is to equal.
+
+    Raises:
+        ModelNotFoundError, ModelFileError: there is no such file, or it is damaged, or not an offline model.
+        ConfigError: its ports are not those of the stream, or ``time_axis`` is needed, or wrong.
+    """
+    if callable(offline) and not isinstance(offline, (str, os.PathLike)):
+        name = str(getattr(offline, "name", None) or getattr(offline, "__name__", None) or type(offline).__name__)
+        axes = tuple(1 if time_axis is None else time_axis for _ in stream.inputs)
+        return OfflineFunction(name, None, lambda inputs: _called(offline, stream, inputs), stream.outputs, axes)
+    path = Path(offline)
+    data, ort_session = open_graph(path)
+    expected, found = [port.name for port in stream.inputs], [port.name for port in ort_session.get_inputs()]
+    outputs, given = [port.name for port in stream.outputs], [port.name for port in ort_session.get_outputs()]
+    if sorted(expected) != sorted(found) or not set(outputs) <= set(given):
+        raise ConfigError(
+            f"{str(path)!r} has the inputs {found} and the outputs {given}, the stream {expected} and {outputs}; "
+            "give the offline model that the stream was made from"
+        )
+    shapes = {port.name: port.shape for port in ort_session.get_inputs()}
+    axes = tuple(_time_axis(port, shapes[port.name], time_axis) for port in stream.inputs)
+
+    def call(inputs: Inputs) -> list[Array]:
+        return ort_session.run(outputs, dict(zip(expected, inputs, strict=True)))  # type: ignore[no-any-return]
+
+    return OfflineFunction(path.name, graph_sha256(data), call, stream.outputs, axes)
+
+
+def open_graph(path: Path) -> tuple[bytes, Any]:
+    """The bytes of an offline file, ours or foreign, and its ONNX Runtime session.
+
+    Raises:
+        ModelNotFoundError, ModelFileError: there is no such file; it is damaged, or a step graph.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"no model file at {str(path)!r}; check the path") from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised, and need not be printed, too
+    try:
+        ort_session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT's exception classes have no public common base
+        raise ModelFileError(f"{str(path)!r}: ONNX Runtime cannot open it: {reason(error)}") from error
+    if METADATA_KEY in ort_session.get_modelmeta().custom_metadata_map:
+        open_model(path, "offline")  # it says what it is: then that must be so
+    return data, ort_session
+
+
+def _called(function: Callable[[Any], Any], stream: Description, inputs: Inputs) -> list[Array]:
+    given = dict(zip((port.name for port in stream.inputs), inputs, strict=True))
+    answer = function(given if len(inputs) > 1 else inputs[0])
+    if isinstance(answer, Mapping):
+        answer = [answer[port.name] for port in stream.outputs]
+    elif not isinstance(answer, (list, tuple)):
+        answer = [answer]
+    return [np.asarray(y) for y in answer]
+
+
+def _time_axis(port: Port, shape: Sequence[int | str | None], told: int | None) -> int:
+    """Which axis of an input (batch, ...) is time: the user's, or the only one beside which its sample fits."""
+    rank = len(port.shape) + 2
+    if len(shape) != rank:
+        raise ConfigError(f"input {port.name!r} of the offline model: expected {rank} axes, got {list(shape)}")
+    if told is not None:
+        if not 1 <= told % rank < rank or not -rank <= told < rank:
+            raise ConfigError(f"time_axis: expected an axis of {list(shape)} after the batch, got {told}")
+        return told % rank
+    fitting = [axis for axis in range(1, rank) if _fits(port, shape, axis)]
+    if not fitting:
+        raise ConfigError(
+            f"input {port.name!r} of the offline model is {list(shape)}: a sample {port.shape} and time do not fit "
+            "into it; give the offline model that the stream was made from"
+        )
+    return fitting[0]
+
+
+def _fits(port: Port, shape: Sequence[int | str | None], axis: int) -> bool:
+    beside = [size for i, size in enumerate(shape) if i not in (0, axis)]
+    sizes_fit = all(not isinstance(got, int) or got == n for got, n in zip(beside, port.shape, strict=True))
+    return sizes_fit and not isinstance(shape[axis], int)
