@@ -18,7 +18,7 @@ from edgeseq.export.cleanup import ELEMENTWISE
 from edgeseq.export.graph_edit import constant, permutation
 from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then
 from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, farthest, first, streams, values
-from edgeseq.export.stream_windows import aligned, slide
+from edgeseq.export.stream_windows import aligned, slide, summed_in_turn
 
 __all__ = ["RULES", "Argument"]
 
@@ -76,6 +76,9 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     for argument in arguments:
         if isinstance(argument, ir.Value):
             _constant_along_time(node, argument, head)
+    if node.op_type == "Sum":
+        timed = summed_in_turn(step, node, timed)
+        arguments = [*timed, *(a for a in arguments if not isinstance(a, Timed))]
     late = aligned(step, node, timed)
     in_turn = iter(late)
     inputs = [next(in_turn).value if isinstance(a, Timed) else a for a in arguments]

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.stream_graph import StepGraph, Timed, refuse, then
+from edgeseq.export.stream_registry import farthest, values
 
 
 def slide(
@@ -57,7 +58,7 @@ def slide(
     lead = delay * stride + before - x.delay  # rows before the chunk that its first window sees
     rows = x.value
     if lead > 0:
-        rows = step.with_history(x, lead, fill)
+        rows = step.with_history(x, lead, fill, what=node.op_type.lower())
     elif lead < 0:
         rows = step.slice(rows, x.axis, -lead)
     if lead > reach:  # more windows fit than results are due
@@ -78,8 +79,26 @@ def late(step: StepGraph, x: Timed, by: int) -> Timed:
     """``x``, as many rows later: a delay line."""
     if by == 0:
         return x
-    rows = step.slice(step.with_history(x, by), x.axis, 0, -by)
+    rows = step.delayed(x, by)
+    step.copies_sizes(x.value, rows)
     return replace(x, value=rows, delay=x.delay + by)
+
+
+def summed_in_turn(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:
+    """Tensors, all as late as the latest, with the sum of ``timed``.
+
+    What comes early is added up first and then delayed as one, since the delay lines of the sum of a TCN's skip
+    connections would otherwise be most of its state.
+    """
+    waiting: list[Timed] = []
+    for delay in sorted({x.delay for x in timed}):
+        if len(waiting) > 1 and len({step.sizes(x) for x in waiting}) == 1:
+            past, future = farthest(waiting)
+            total = replace(waiting[0], value=step.op("Sum", *values(waiting)), past=past, future=future, blank=False)
+            step.copies_sizes(waiting[0].value, total.value)
+            waiting = [total]
+        waiting = aligned(step, node, [*waiting, *(x for x in timed if x.delay == delay)])
+    return waiting
 
 
 def aligned(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:

@@ -7,7 +7,8 @@ a last-step selection, its output on the samples so far (``law="prefix"``); chun
 samples.
 
 The graph is walked several times: once to learn the granule, once for each phase to learn which one gives outputs
-soonest and how deep the masks must reach, and once to write it.
+soonest and how deep the masks must reach, once to learn how long the histories are that share a state, and once to
+write it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def streamify(offline: ir.Model) -> StepModel:
     granule = _Walk(offline, Plan()).step.granule
     drafts = [_Walk(offline, Plan(granule, phase)) for phase in range(min(granule, _PHASES))]
     best = min(drafts, key=lambda walk: (max(t.lookahead for t in walk.timings()), walk.step.plan.phase))
-    return _Walk(offline, Plan(granule, best.step.plan.phase, best.step.depths)).finish()
+    shared = _Walk(offline, replace(best.step.plan, depths=best.step.depths, histories=best.step.histories))
+    return _Walk(offline, replace(shared.step.plan, histories=shared.step.histories)).finish()
 
 
 def _refuse_ports(graph: ir.Graph) -> None:

@@ -288,8 +288,8 @@ def test_state_is_the_minimum_and_named() -> None:
     body, constants, output, _ = STREAMABLE["grouped convolution and residual"]
     step = streamify(parse(body, output, constants))
     assert [(s.input, s.output, s.shape, s.initial) for s in step.state] == [
-        ("state_0_rows", "next_0_rows", (4, 1), 0.0),
-        ("state_1_rows", "next_1_rows", (4, 4), 0.0),
+        ("state_0_conv_rows", "next_0_conv_rows", (4, 1), 0.0),
+        ("state_1_conv_rows", "next_1_conv_rows", (4, 4), 0.0),
     ]
 
 
