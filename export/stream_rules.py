@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export import stream_memory as stream_memory  # noqa: PLC0414  registers its rules
+from edgeseq.export import stream_upsampling as stream_upsampling  # noqa: PLC0414
 from edgeseq.export.cleanup import ELEMENTWISE
 from edgeseq.export.graph_edit import constant, permutation
 from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then

@@ -130,7 +130,8 @@ W2, W3, W5 = weights(4, 4, 2), weights(4, 4, 3), weights(4, 4, 5)
 GRAPHS: dict[str, tuple[str, dict[str, Array], dict[str, int]]] = {
     "histories of 2, 4 and 8 rows of one tensor": (
         f"{TO_CHANNELS} {conv('a', 't', 'W2', pads=(2, 0), dilation=2)} "
-        f"{conv('b', 't', 'W5', pads=(8, 0), dilation=2)} {conv('c', 't', 'W3', pads=(4, 0), dilation=2)} s = Sum(a, b, c) {END}(s)",
+        f"{conv('b', 't', 'W5', pads=(8, 0), dilation=2)} {conv('c', 't', 'W3', pads=(4, 0), dilation=2)} "
+        f"s = Sum(a, b, c) {END}(s)",
         {"W2": W2, "W3": W3, "W5": W5},
         {"conv_rows": 8},
     ),
