@@ -105,13 +105,15 @@ class Plan:
 
     ``granule``: every call takes a multiple of so many samples. ``phase``: so many rows of zeros come before the first
     sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
-    ``histories``: of each tensor of which rows are kept, what for, and how many at most.
+    ``histories``: of each tensor of which rows are kept, what for, and how many at most. ``pooling_window``: how many
+    rows a pool over time sees, all if None.
     """
 
     granule: int = 1
     phase: int = 0
     depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
     histories: Histories = field(default_factory=dict)
+    pooling_window: int | None = None
 
 
 @dataclass
@@ -128,6 +130,7 @@ class StepGraph:
     depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
     histories: Histories = field(default_factory=dict)
     cuts: set[int] = field(default_factory=set)
+    windowed: bool = False
     end: ir.Value | None = None
     _once: dict[Any, Any] = field(default_factory=dict)
 

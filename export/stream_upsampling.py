@@ -41,13 +41,15 @@ def _conv_transpose(step: StepGraph, node: ir.Node, arguments: list[Argument]) -
     # Zeros stand for what the first and the last rows see outside the sequence; at the start, the history's own do.
     if not x.blank and ((x.delay > 0 and before <= reach - stride) or after <= reach - stride):
         x = replace(x, value=step.masked(x, step.scalar(0.0, np.float32)))
-    kept = reach // stride
+    # Where the last kernel ends before its stride does, a row is there for certain only when the next sample is.
+    wait = max(0, after + stride - 1 - reach)
+    kept = max((reach + wait) // stride, -(-wait // stride))
     rows = step.with_history(x, kept, what="convtranspose") if kept else x.value
     y = step.copy(
         node,
         [rows, *values([kernel, *arguments[2:]])],
-        pads=[kept * stride, max(0, reach + 1 - stride)],
-        output_padding=[max(0, stride - 1 - reach)],
+        pads=[kept * stride - wait, max(0, reach + 1 - stride + wait)],
+        output_padding=[max(0, stride - 1 - reach - wait)],
         auto_pad="NOTSET",
     )[0]
     past, future = _influence(taps, stride, before)
@@ -55,7 +57,7 @@ def _conv_transpose(step: StepGraph, node: ir.Node, arguments: list[Argument]) -
         x,
         value=y,
         hop=x.hop / stride,
-        delay=x.delay * stride + before,
+        delay=x.delay * stride + before + wait,
         rows=then(x.rows, stride, reach + 1 - stride - before - after, 1),
         blank=False,
         past=None if x.past is None else x.past + past * x.hop,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from edgeseq.errors import NotStreamableError
+from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
@@ -43,18 +43,28 @@ class StepModel:
     end: str | None
 
 
-def streamify(offline: ir.Model) -> StepModel:
+def streamify(offline: ir.Model, *, pooling_window: int | None = None) -> StepModel:
     """Derive the step graph of an offline graph whose inputs are (batch, time[, C]).
 
     The step graph takes the inputs' next T samples, (batch, T[, C]), and the states; it gives (batch, rows, K) for each
     output, and the next states.
 
+    With ``pooling_window``, a pool over time sees its last so many rows alone: the law of such an output is "window".
+
     Raises:
+        ConfigError: ``pooling_window`` is no count, or the model has no pool over time.
         NotStreamableError: some output depends on later samples without bound, or an operator has no rule.
     """
     _refuse_ports(offline.graph)
-    granule = _Walk(offline, Plan()).step.granule
-    drafts = [_Walk(offline, Plan(granule, phase)) for phase in range(min(granule, _PHASES))]
+    if pooling_window is not None and (not isinstance(pooling_window, int) or pooling_window < 1):
+        raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {pooling_window!r}")
+    trial = _Walk(offline, Plan(pooling_window=pooling_window)).step
+    if pooling_window is not None and not trial.windowed:
+        raise ConfigError("pooling_window: the model has no pool over time; leave it out")
+    granule = trial.granule
+    drafts = [
+        _Walk(offline, replace(trial.plan, granule=granule, phase=phase)) for phase in range(min(granule, _PHASES))
+    ]
     best = min(drafts, key=lambda walk: (max(t.lookahead for t in walk.timings()), walk.step.plan.phase))
     shared = _Walk(offline, replace(best.step.plan, depths=best.step.depths, histories=best.step.histories))
     return _Walk(offline, replace(shared.step.plan, histories=shared.step.histories)).finish()
@@ -152,7 +162,7 @@ class _Walk:
         past = None if x.past is None else max(0, math.ceil(x.past))
         return Timing(
             receptive_field=(past, max(0, math.ceil(x.future))),
-            law="prefix" if x.gone else "equal",
+            law="window" if x.gone and self.step.windowed else "prefix" if x.gone else "equal",
             lookahead=max(0, lookahead),
             hop=(x.hop.numerator, x.hop.denominator),
             delay=x.delay,

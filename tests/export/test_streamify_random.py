@@ -159,6 +159,9 @@ def _check(data: Any, sizes: list[int], batch: int) -> None:
     (expected,) = session(offline).run(None, {"input": x})
     (timing,) = step.timings
     assert timing.count_rows(x.shape[1]) == expected.shape[1], body
+    for n in range(timing.shortest, timing.shortest + 9):  # no row comes before it is certain that there is one
+        fed = (step.phase + n) // step.granule * step.granule
+        assert fed * timing.hop[1] // timing.hop[0] - timing.delay <= timing.count_rows(n), body
     got = stream(step, x, sizes)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max())), err_msg=body)
