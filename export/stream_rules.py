@@ -23,7 +23,7 @@ from edgeseq.export.stream_windows import aligned, slide, summed_in_turn
 
 __all__ = ["RULES", "Argument"]
 
-_FAR = np.iinfo(np.int32).max
+_FAR = 10**9  # an open end: this from TensorFlow, the largest integer from others
 _LOWEST = float(np.finfo(np.float32).min)
 
 # Operators that work on each step alone.
@@ -362,7 +362,7 @@ def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, 
     """``x[start:end:stride]`` over time."""
     start, end, stride = wanted
     to_the_end = end >= _FAR
-    if stride == -1 and start in (-1, _FAR, 2**63 - 1) and end <= -_FAR:
+    if stride == -1 and (start == -1 or start >= _FAR) and end <= -_FAR:
         if x.offline is not TimeAxis.FULL:
             raise refuse(node, "it reverses what is no sequence any more", REARRANGE)
         return replace(x, backwards=not x.backwards)
