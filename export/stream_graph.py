@@ -106,7 +106,8 @@ class Plan:
     ``granule``: every call takes a multiple of so many samples. ``phase``: so many rows of zeros come before the first
     sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
     ``histories``: of each tensor of which rows are kept, what for, and how many at most. ``pooling_window``: how many
-    rows a pool over time sees, all if None.
+    rows a pool over time sees, all if None. ``length_modulo``: every sequence has ``remainder`` samples modulo
+    ``modulus``, or any number if None.
     """
 
     granule: int = 1
@@ -114,6 +115,7 @@ class Plan:
     depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
     histories: Histories = field(default_factory=dict)
     pooling_window: int | None = None
+    length_modulo: tuple[int, int] | None = None
 
 
 @dataclass

@@ -6,6 +6,7 @@ comes, which rows must be kept, and where zeros stand for rows outside the seque
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,9 @@ import onnx_ir as ir
 
 from edgeseq.export.stream_graph import StepGraph, Timed, refuse, then
 from edgeseq.export.stream_registry import farthest, values
+from edgeseq.model_file import Timing
+
+_LONG = 100_000  # samples of which no window inside the model is too long
 
 
 def slide(
@@ -73,6 +77,32 @@ def slide(
         future=x.future + (reach - before) * x.hop,
     )
     return rows, result
+
+
+def same_padding(step: StepGraph, node: ir.Node, x: Timed, reach: int, stride: int) -> int:
+    """How many rows of padding let windows one every ``stride`` rows give a row for each begun stride.
+
+    Raises:
+        NotStreamableError: it depends on the length, of which too little is promised.
+    """
+    if stride == 1:
+        return reach
+    if step.plan.length_modulo is None:
+        raise refuse(
+            node, "its padding depends on the length", 'use padding="causal" or "valid", or pads that you give'
+        )
+    modulus, remainder = step.plan.length_modulo
+    period = stride * math.prod(divide for *_, divide in x.rows)
+    start = _LONG // modulus * modulus + remainder
+    timing = Timing((0, 0), rows=x.rows)
+    over = {timing.count_rows(start + i * modulus) % stride for i in range(period)}
+    if len(over) > 1:
+        raise refuse(
+            node,
+            f"its padding depends on the length, which is {remainder} modulo {modulus} by your promise, too little",
+            f"promise it modulo {math.lcm(modulus, math.ceil(stride * x.hop))}, or more",
+        )
+    return max(0, reach + 1 - (over.pop() or stride))
 
 
 def late(step: StepGraph, x: Timed, by: int) -> Timed:

@@ -43,7 +43,9 @@ class StepModel:
     end: str | None
 
 
-def streamify(offline: ir.Model, *, pooling_window: int | None = None) -> StepModel:
+def streamify(
+    offline: ir.Model, *, pooling_window: int | None = None, length_modulo: tuple[int, int] | None = None
+) -> StepModel:
     """Derive the step graph of an offline graph whose inputs are (batch, time[, C]).
 
     The step graph takes the inputs' next T samples, (batch, T[, C]), and the states; it gives (batch, rows, K) for each
@@ -51,14 +53,17 @@ def streamify(offline: ir.Model, *, pooling_window: int | None = None) -> StepMo
 
     With ``pooling_window``, a pool over time sees its last so many rows alone: the law of such an output is "window".
 
+    ``length_modulo=(modulus, remainder)`` promises that every sequence has ``remainder`` samples modulo ``modulus``, so
+    that "same" padding with a stride streams. Nothing checks the promise; a sequence that breaks it is not equal to
+    the offline model's.
+
     Raises:
-        ConfigError: ``pooling_window`` is no count, or the model has no pool over time.
+        ConfigError: an option is out of range, or has no use in the model.
         NotStreamableError: some output depends on later samples without bound, or an operator has no rule.
     """
     _refuse_ports(offline.graph)
-    if pooling_window is not None and (not isinstance(pooling_window, int) or pooling_window < 1):
-        raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {pooling_window!r}")
-    trial = _Walk(offline, Plan(pooling_window=pooling_window)).step
+    _check_options(pooling_window, length_modulo)
+    trial = _Walk(offline, Plan(pooling_window=pooling_window, length_modulo=length_modulo)).step
     if pooling_window is not None and not trial.windowed:
         raise ConfigError("pooling_window: the model has no pool over time; leave it out")
     granule = trial.granule
@@ -68,6 +73,15 @@ def streamify(offline: ir.Model, *, pooling_window: int | None = None) -> StepMo
     best = min(drafts, key=lambda walk: (max(t.lookahead for t in walk.timings()), walk.step.plan.phase))
     shared = _Walk(offline, replace(best.step.plan, depths=best.step.depths, histories=best.step.histories))
     return _Walk(offline, replace(shared.step.plan, histories=shared.step.histories)).finish()
+
+
+def _check_options(pooling_window: int | None, length_modulo: tuple[int, int] | None) -> None:
+    if pooling_window is not None and (not isinstance(pooling_window, int) or pooling_window < 1):
+        raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {pooling_window!r}")
+    if length_modulo is not None and not 0 <= length_modulo[1] < length_modulo[0]:
+        raise ConfigError(
+            f"length_modulo: expected (modulus, remainder) with 0 <= remainder < modulus, got {length_modulo}"
+        )
 
 
 def _refuse_ports(graph: ir.Graph) -> None:

@@ -116,7 +116,7 @@ def test_streams_or_says_why_not(name: str, randomise: Callable[..., Any]) -> No
     offline, stepped = session(converted.model), session(step.model)
     length = max(family.min_length, *(t.shortest for t in step.timings)) + 22
     inputs = [x[:2] for x in sequences(signature(model), length, padded=family.padded)]
-    names = [value.name for value in converted.model.graph.inputs]
+    names = [str(value.name) for value in converted.model.graph.inputs]
     expected = offline.run(None, dict(zip(names, inputs, strict=True)))
     sizes = [1] * length, [3, 1, 7, 2, length]
     for got in (streamed(step, stepped, dict(zip(names, inputs, strict=True)), cut) for cut in sizes):

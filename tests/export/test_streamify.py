@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -481,3 +482,49 @@ def test_a_window_of_a_sum_is_refused() -> None:
     offline = parse("output = ReduceSum<keepdims=0>(input, AXES)", NO_TIME, {"AXES": np.array([1])})
     with pytest.raises(NotStreamableError, match="only a maximum and a mean, forward, are taken over a window"):
         streamify(offline, pooling_window=3)
+
+
+STRIDED = (
+    f'{TO_CHANNELS} c = Conv<auto_pad="SAME_UPPER", strides=[2]>(t, W, B) r = Relu(c) '
+    'p = MaxPool<auto_pad="SAME_LOWER", kernel_shape=[4], strides=[3]>(r) output = Transpose<perm=[0,2,1]>(p)'
+)
+
+
+@pytest.mark.parametrize("remainder", range(6))
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_same_padding_with_a_stride_by_promise(kernel: int, remainder: int) -> None:
+    offline = parse(STRIDED, EVERY_STEP, {"W": weights(4, 4, kernel), "B": weights(4)})
+    step, reference = streamify(offline, length_modulo=(6, remainder)), session(offline)
+    for length in (6 + remainder, 18 + remainder, 30 + remainder):
+        x = RNG.normal(size=(2, length, 4)).astype(np.float32)
+        (expected,) = reference.run(None, {"input": x})
+        for sizes in ([1] * length, [length], [5, 1, 8, length]):
+            got = stream(step, x, sizes)
+            assert got.shape == expected.shape
+            np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_a_promise_that_is_too_little_or_none() -> None:
+    offline = parse(STRIDED, EVERY_STEP, {"W": weights(4, 4, 3), "B": weights(4)})
+    with pytest.raises(NotStreamableError, match="1 modulo 2 by your promise, too little; promise it modulo 6"):
+        streamify(offline, length_modulo=(2, 1))
+    with pytest.raises(ConfigError, match=r"length_modulo: expected \(modulus, remainder\)"):
+        streamify(offline, length_modulo=(2, 2))
+
+
+def test_thirty_convolutions_are_walked_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    module = sys.modules[StepModel.__module__]  # not by name: the package may have a function of that name
+    real = module._Walk
+
+    class Counted(real):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any) -> None:
+            walks.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(module, "_Walk", Counted)
+    layers = [f"c{i} = Conv<pads=[2,2], dilations=[2]>({f'c{i - 1}' if i else 't'}, W{i})" for i in range(30)]
+    body = " ".join([TO_CHANNELS, *layers, "output = Transpose<perm=[0,2,1]>(c29)"])
+    step = streamify(parse(body, EVERY_STEP, {f"W{i}": weights(4, 4, 3) for i in range(30)}))
+    assert len(walks) == 4
+    assert len(list(step.model.graph)) < 10 * 30
