@@ -207,10 +207,12 @@ def test_step_graph_keeps_the_law(case: str, sizes: list[int]) -> None:
     x = RNG.normal(size=(3, 23, 4)).astype(np.float32)
     got, reference = stream(step, x, sizes), session(offline)
     if law == "equal":
-        np.testing.assert_allclose(got, reference.run(None, {"input": x})[0], atol=2e-6)
+        np.testing.assert_allclose(got, reference.run(None, {"input": x})[0], atol=2e-6, rtol=1e-6)
     else:
         for t in range(23):
-            np.testing.assert_allclose(got[:, t], reference.run(None, {"input": x[:, : t + 1]})[0], atol=2e-6)
+            np.testing.assert_allclose(
+                got[:, t], reference.run(None, {"input": x[:, : t + 1]})[0], atol=2e-6, rtol=1e-6
+            )
 
 
 REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
