@@ -26,7 +26,7 @@ FORMAT_VERSION = 3
 METADATA_KEY = "edgeseq"
 
 Kind = Literal["offline", "stream"]
-Law = Literal["equal", "prefix"]
+Law = Literal["equal", "prefix", "window"]
 DTypeName = Literal["float32", "float64", "int32", "int64"]
 
 NEVER = 2**40

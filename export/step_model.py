@@ -7,7 +7,8 @@ a last-step selection, its output on the samples so far (``law="prefix"``); chun
 samples.
 
 The graph is walked several times: once to learn the granule, once for each phase to learn which one gives outputs
-soonest and how deep the masks must reach, and once to write it.
+soonest and how deep the masks must reach, once to learn how long the histories are that share a state, and once to
+write it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from edgeseq.errors import NotStreamableError
+from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
@@ -45,20 +46,45 @@ class StepModel:
     not_fast: str | None = None
 
 
-def streamify(offline: ir.Model) -> StepModel:
+def streamify(
+    offline: ir.Model, *, pooling_window: int | None = None, length_modulo: tuple[int, int] | None = None
+) -> StepModel:
     """Derive the step graph of an offline graph whose inputs are (batch, time[, C]).
 
     The step graph takes the inputs' next T samples, (batch, T[, C]), and the states; it gives (batch, rows, K) for each
     output, and the next states.
 
+    With ``pooling_window``, a pool over time sees its last so many rows alone: the law of such an output is "window".
+
+    ``length_modulo=(modulus, remainder)`` promises that every sequence has ``remainder`` samples modulo ``modulus``, so
+    that "same" padding with a stride streams. Nothing checks the promise; a sequence that breaks it is not equal to
+    the offline model's.
+
     Raises:
+        ConfigError: an option is out of range, or has no use in the model.
         NotStreamableError: some output depends on later samples without bound, or an operator has no rule.
     """
     _refuse_ports(offline.graph)
-    granule = _Walk(offline, Plan()).step.granule
-    drafts = [_Walk(offline, Plan(granule, phase)) for phase in range(min(granule, _PHASES))]
+    _check_options(pooling_window, length_modulo)
+    trial = _Walk(offline, Plan(pooling_window=pooling_window, length_modulo=length_modulo)).step
+    if pooling_window is not None and not trial.windowed:
+        raise ConfigError("pooling_window: the model has no pool over time; leave it out")
+    granule = trial.granule
+    drafts = [
+        _Walk(offline, replace(trial.plan, granule=granule, phase=phase)) for phase in range(min(granule, _PHASES))
+    ]
     best = min(drafts, key=lambda walk: (max(t.lookahead for t in walk.timings()), walk.step.plan.phase))
-    return _Walk(offline, Plan(granule, best.step.plan.phase, best.step.depths)).finish()
+    shared = _Walk(offline, replace(best.step.plan, depths=best.step.depths, histories=best.step.histories))
+    return _Walk(offline, replace(shared.step.plan, histories=shared.step.histories)).finish()
+
+
+def _check_options(pooling_window: int | None, length_modulo: tuple[int, int] | None) -> None:
+    if pooling_window is not None and (not isinstance(pooling_window, int) or pooling_window < 1):
+        raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {pooling_window!r}")
+    if length_modulo is not None and not 0 <= length_modulo[1] < length_modulo[0]:
+        raise ConfigError(
+            f"length_modulo: expected (modulus, remainder) with 0 <= remainder < modulus, got {length_modulo}"
+        )
 
 
 def _refuse_ports(graph: ir.Graph) -> None:
@@ -153,7 +179,7 @@ class _Walk:
         past = None if x.past is None else max(0, math.ceil(x.past))
         return Timing(
             receptive_field=(past, max(0, math.ceil(x.future))),
-            law="prefix" if x.gone else "equal",
+            law="window" if x.gone and self.step.windowed else "prefix" if x.gone else "equal",
             lookahead=max(0, lookahead),
             hop=(x.hop.numerator, x.hop.denominator),
             delay=x.delay,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
 from typing import Any
@@ -30,6 +30,13 @@ END = int(np.iinfo(np.int64).max)
 
 Rows = tuple[tuple[int, int, int], ...]
 """How many rows n samples have; see ``edgeseq.model_file.Timing.rows``."""
+
+
+History = tuple[int, bool, float]
+"""A tensor by the turn in which rows of it are first kept, whether it is masked, and what comes before its first."""
+
+Histories = dict[History, tuple[tuple[str, ...], int]]
+"""What each history is kept for, and its rows."""
 
 
 def then(rows: Rows, multiply: int, add: int, divide: int) -> Rows:
@@ -98,11 +105,17 @@ class Plan:
 
     ``granule``: every call takes a multiple of so many samples. ``phase``: so many rows of zeros come before the first
     sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
+    ``histories``: of each tensor of which rows are kept, what for, and how many at most. ``pooling_window``: how many
+    rows a pool over time sees, all if None. ``length_modulo``: every sequence has ``remainder`` samples modulo
+    ``modulus``, or any number if None.
     """
 
     granule: int = 1
     phase: int = 0
     depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
+    histories: Histories = field(default_factory=dict)
+    pooling_window: int | None = None
+    length_modulo: tuple[int, int] | None = None
 
 
 @dataclass
@@ -117,7 +130,9 @@ class StepGraph:
     successors: dict[ir.Value, ir.Value] = field(default_factory=dict)
     granule: int = 1
     depths: dict[tuple[Fraction, Rows], int] = field(default_factory=dict)
+    histories: Histories = field(default_factory=dict)
     cuts: set[int] = field(default_factory=set)
+    windowed: bool = False
     end: ir.Value | None = None
     _once: dict[Any, Any] = field(default_factory=dict)
 
@@ -167,19 +182,59 @@ class StepGraph:
         """Some of the rows, by constant positions."""
         return self.op("Slice", x, *(self.constant([n]) for n in (start, end, axis)))
 
-    def with_history(self, x: Timed, n_rows: int, fill: float = 0.0) -> ir.Value:
-        """The chunk behind the ``n_rows`` rows that came before it; at the start those are ``fill``."""
-        once = ("history", x.value, n_rows, fill)
+    def with_history(self, x: Timed, n_rows: int, fill: float = 0.0, *, what: str) -> ir.Value:
+        """The chunk behind the ``n_rows`` rows that came before it; at the start those are ``fill``.
+
+        One state serves all histories of a tensor. It has the longest, which the walk before this one has found out;
+        who needs fewer rows takes the last ones.
+        """
+        key = self._history(x.value, fill)
+        uses, most = self.histories.get(key, ((), 0))
+        self.histories[key] = (uses if what in uses else (*uses, what), max(most, n_rows))
+        uses, longest = self.plan.histories.get(key, self.histories[key])
+        longest = max(longest, n_rows)
+        once = ("history", key, longest)
         if once not in self._once:
-            sizes, at = self.sizes(x), max(x.axis, 1) - 1
-            state = self.state("rows", [*sizes[:at], n_rows, *sizes[at:]], initial=fill)
-            turned = [1, 0, *range(2, x.rank)] if x.axis == 0 else None  # a state has its batch first
-            history = self.op("Transpose", state, perm=turned) if turned else state
-            joined = self.op("Concat", history, x.value, axis=x.axis)
-            last = self.slice(joined, x.axis, -n_rows)
-            self.carry(state, self.op("Transpose", last, perm=turned) if turned else last)
-            self._once[once] = joined
-        return self._once[once]  # type: ignore[no-any-return]
+            self._once[once] = self._kept(x, longest, fill, "_".join([*uses, "rows"]))
+        if longest == n_rows:
+            return self._once[once]  # type: ignore[no-any-return]
+        shorter = ("history", key, n_rows)
+        if shorter not in self._once:
+            self._once[shorter] = self.slice(self._once[once], x.axis, longest - n_rows)
+        return self._once[shorter]  # type: ignore[no-any-return]
+
+    def _kept(self, x: Timed, n_rows: int, fill: float, kind: str) -> ir.Value:
+        sizes, at = self.sizes(x), max(x.axis, 1) - 1
+        state = self.state(kind, [*sizes[:at], n_rows, *sizes[at:]], initial=fill)
+        turned = [1, 0, *range(2, x.rank)] if x.axis == 0 else None  # a state has its batch first
+        history = self.op("Transpose", state, perm=turned) if turned else state
+        joined = self.op("Concat", history, x.value, axis=x.axis)
+        last = self.slice(joined, x.axis, -n_rows)
+        self.carry(state, self.op("Transpose", last, perm=turned) if turned else last)
+        return joined
+
+    def delayed(self, x: Timed, by: int) -> ir.Value:
+        """The rows of ``x`` that came ``by`` rows before those of this chunk: a delay line.
+
+        Rows outside the sequence may be anything, so that the history that a window has of the same tensor serves,
+        masked or not, and of the same tensor transposed.
+        """
+        for alike, perm in [(x, None), *_transposed(x)]:
+            masked = self._history(alike.value, 0.0, masked=True)
+            if masked in self.plan.histories:
+                kept = replace(alike, value=self.masked(alike, self.scalar(0.0, np.float32)))
+            elif {*self.plan.histories.get(self._history(alike.value, 0.0), ((), 0))[0]} - {"delay"}:
+                kept = alike
+            else:
+                continue
+            rows = self.slice(self.with_history(kept, by, what="delay"), kept.axis, 0, -by)
+            return rows if perm is None else self.op("Transpose", rows, perm=perm)
+        return self.slice(self.with_history(x, by, what="delay"), x.axis, 0, -by)
+
+    def _history(self, value: ir.Value, fill: float, *, masked: bool = False) -> History:
+        plain = self._once.get(("unmasked", value), value)
+        turn = self._once.setdefault("turns", {})
+        return turn.setdefault(plain, len(turn)), masked or plain is not value, fill
 
     def sizes(self, x: Timed) -> tuple[int, ...]:
         """Sizes of the tensor's axes but for batch and time."""
@@ -229,6 +284,7 @@ class StepGraph:
         once = ("masked", x.value, fill)
         if once not in self._once:
             self._once[once] = self.op("Where", self.valid(x), x.value, fill)
+            self._once[("unmasked", self._once[once])] = x.value
             self.copies_sizes(x.value, self._once[once])
         return self._once[once]  # type: ignore[no-any-return]
 
@@ -292,6 +348,17 @@ class StepGraph:
                     n = n if operand == neutral else self.op(op_type, n, self.scalar(operand))
                 self._once[once] = self.op("Max", n, self.scalar(0))
         return self._once[once]  # type: ignore[no-any-return]
+
+
+def _transposed(x: Timed) -> list[tuple[Timed, list[int]]]:
+    """The transposed forms of a tensor, and how each is turned back."""
+    forms = []
+    for node, _ in x.value.uses():
+        if node.op_type == "Transpose":
+            perm = list(node.attributes.get_ints("perm"))
+            turned = replace(x, value=node.outputs[0], axis=perm.index(x.axis))
+            forms.append((turned, [perm.index(axis) for axis in range(len(perm))]))
+    return forms
 
 
 def refuse(node: ir.Node, reason: str, fix: str) -> NotStreamableError:

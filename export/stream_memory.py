@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
-from edgeseq.export.stream_registry import REARRANGE, Argument, first, streams, values
+from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, first, streams, values
 from edgeseq.export.stream_windows import late
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -41,17 +42,46 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     lead = step.constant([0])
     initial = [step.op("Unsqueeze", state, lead) for state in states]
     inputs = [x.value, *values(arguments)[1:4], *[None] * (4 - len(arguments))][:4]
-    y, *last = step.ops(node.op_type, 1 + len(states), *inputs, None, *initial, **node.attributes)
-    for state, successor in zip(states, last, strict=True):
-        after = step.op("Squeeze", successor, lead)
+    every = replace(x, past=None, blank=False)
+    last_steps: Sequence[ir.Value]  # the rows of h, and those of c where something reads it
+    last: Sequence[ir.Value]
+    if kind == "lstm" and _is_read(node.outputs[2:]):
+        y, last_steps, last = _cell_by_cell(step, node, inputs, states)
+    else:
+        y, *kept = step.ops(node.op_type, 1 + len(states), *inputs, None, *initial, **node.attributes)
+        last_steps, last = [y], [step.op("Squeeze", each, lead) for each in kept]
+    for state, after in zip(states, last, strict=True):
         if x.delay:
             started = step.op("Greater", step.next_base(x.hop), step.scalar(x.delay))
-            after = step.op("Where", started, after, state)
             step.cuts.add(int(x.delay * x.hop))
-        step.carry(state, after)
-    # Offline Y_h (1, B, U) is the last row of Y (T, 1, B, U): the step graph gives that row for every prefix.
-    every = replace(x, value=y, past=None, blank=False)
-    return [every, replace(every, offline=TimeAxis.GONE)]
+        step.carry(state, step.op("Where", started, after, state) if x.delay else after)
+    # Offline Y_h and Y_c (1, B, U) are the last row of Y (T, 1, B, U): the step graph gives that row for every prefix.
+    return [replace(every, value=y), *(replace(every, value=v, offline=TimeAxis.GONE) for v in last_steps)]
+
+
+def _is_read(outputs: Sequence[ir.Value]) -> bool:
+    return any(value.is_graph_output() or list(value.uses()) for value in outputs)
+
+
+def _cell_by_cell(
+    step: StepGraph, node: ir.Node, inputs: list[ir.Value | None], states: list[ir.Value]
+) -> tuple[ir.Value, list[ir.Value], Sequence[ir.Value]]:
+    """An LSTM that gives its c after every step, too, where ONNX's gives the last one: (Y, [h, c], their last)."""
+    x, *weights = inputs
+    lead = step.constant([0])
+    row, *before = (ir.val(name) for name in ("row", "h", "c"))
+    lifted = [ir.node("Unsqueeze", [value, lead]) for value in (row, *before)]
+    x1, h1, c1 = (each.outputs[0] for each in lifted)
+    cell = ir.node("LSTM", [x1, *weights, None, h1, c1], attributes=dict(node.attributes), num_outputs=3)
+    after = [ir.node("Squeeze", [value, lead]) for value in cell.outputs[1:]]
+    given = [ir.node("Identity", each.outputs) for each in after]
+    results = [each.outputs[0] for each in (*after, *given)]
+    assert x is not None
+    last, rows = _scan(
+        step, 0, states, [x], inputs=[*before, row], body=[*lifted, cell, *after, *given], results=results
+    )
+    every = [step.op("Unsqueeze", value, step.constant([1])) for value in rows]
+    return every[0], every, last
 
 
 def _is_zero(value: ir.Value | None) -> bool:
@@ -59,11 +89,12 @@ def _is_zero(value: ir.Value | None) -> bool:
     return fixed is not None and not fixed.any()
 
 
+_COUNTS = "it counts over the whole sequence, as a mask does"
+_MAKE_CAUSAL = "make the model causal (without mask_zero and Masking), or run it offline"
 _NEEDS = {
     "Shape": "it asks for the length of the sequence, which a stream does not know",
     "Size": "it asks for the length of the sequence, which a stream does not know",
     "ReverseSequence": "it reverses each sequence by its own length, so the first output needs the last sample",
-    "CumSum": "it counts over the whole sequence, as a mask does",
     "TopK": "it sorts the whole sequence, as a mask does",
     "InstanceNormalization": "it normalises over the whole sequence",
     "GroupNormalization": "it normalises over the whole sequence",
@@ -73,7 +104,30 @@ _NEEDS = {
 @streams(*_NEEDS, "Loop", "Scan", "If", "Range", "NonZero")
 def _whole_sequence(_step: StepGraph, node: ir.Node, _arguments: list[Argument]) -> list[Timed]:
     reason = _NEEDS.get(node.op_type, "it works on the whole sequence")
-    raise refuse(node, reason, "make the model causal (without mask_zero and Masking), or run it offline")
+    raise refuse(node, reason, _MAKE_CAUSAL)
+
+
+@streams("CumSum")
+def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
+    x, axis = first(node, arguments), constant(node.inputs[1])
+    if node.inputs[0].dtype is not ir.DataType.FLOAT:  # type: ignore[union-attr]
+        raise refuse(node, _COUNTS, _MAKE_CAUSAL)
+    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == 0 or x.axis == 0:
+        raise refuse(node, "only a sum along an axis that is known, and behind the batch, streams", REARRANGE)
+    if x.lift(int(axis)) != x.axis:
+        return [replace(x, value=step.copy(node, values(arguments))[0])]
+    if x.backwards or node.attributes.get_int("reverse", 0) != 0:
+        raise refuse(node, "it sums from the end of the sequence", "sum from the start")
+    if x.delay and not x.blank:
+        x = replace(x, value=step.masked(x, step.scalar(0.0, np.float32)))
+    sizes, at = step.sizes(x), x.axis - 1
+    # The sum so far stands before the chunk: the additions of the offline run, in its order, to the last bit.
+    total = step.state("cumsum", [*sizes[:at], 1, *sizes[at:]])
+    sums = step.op("CumSum", step.op("Concat", total, x.value, axis=x.axis), step.scalar(x.axis))
+    step.carry(total, step.slice(sums, x.axis, -1))
+    exclusive = node.attributes.get_int("exclusive", 0)
+    y = step.slice(sums, x.axis, 0, -1) if exclusive else step.slice(sums, x.axis, 1)
+    return [replace(x, value=y, past=None, blank=False)]
 
 
 # Operators that reduce time to one step: the step graph gives the result for every prefix.
@@ -87,7 +141,9 @@ def _global_pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> l
     return _over_time(step, node, x, "ReduceMax" if node.op_type == "GlobalMaxPool" else "ReduceMean", keepdims=True)
 
 
-@streams("ReduceMax", "ReduceMean", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL2")
+@streams(
+    *("ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd"), *("ReduceL1", "ReduceL2", "ReduceSumSquare")
+)
 def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     x = first(node, arguments)
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -111,9 +167,30 @@ def _over_time(step: StepGraph, node: ir.Node, x: Timed, op_type: str, *, keepdi
         )
     if x.axis == 0:
         raise refuse(node, "time is its first axis", "pool with the batch first")
-    y = running(step, x)
     gone = TimeAxis.LAST if keepdims else TimeAxis.GONE
-    return [replace(x, value=y, past=None, offline=gone, backwards=False, blank=False)]
+    if step.plan.pooling_window is not None:
+        return [replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)]
+    return [replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)]
+
+
+_IN_WINDOWS = {"ReduceMax": "MaxPool", "ReduceMean": "AveragePool"}
+
+
+def _over_window(step: StepGraph, node: ir.Node, x: Timed, op_type: str, n_rows: int) -> Timed:
+    """The pool over the last rows alone, or over all where there are fewer: a windowed pool, padded before."""
+    if op_type not in _IN_WINDOWS or x.rank != 3 or x.backwards:
+        raise refuse(node, "only a maximum and a mean, forward, are taken over a window", "leave out pooling_window")
+    step.windowed = True
+    attributes = {"kernel_shape": [n_rows], "pads": [n_rows - 1, 0], "strides": [1]}
+    windows = ir.node(_IN_WINDOWS[op_type], [ir.val("rows")], attributes=attributes, name=node.name)
+    if x.axis == 2:
+        (y,) = RULES[windows.op_type](step, windows, [x])
+        assert y is not None
+        return y
+    turned = replace(_each(step, x, "Transpose", x.value, perm=[0, 2, 1]), axis=2)
+    (y,) = RULES[windows.op_type](step, windows, [turned])
+    assert y is not None
+    return replace(y, value=step.op("Transpose", y.value, perm=[0, 2, 1]), axis=1)
 
 
 def _running_extreme(step: StepGraph, x: Timed, op_type: str, worst: float) -> ir.Value:
@@ -124,7 +201,7 @@ def _running_extreme(step: StepGraph, x: Timed, op_type: str, worst: float) -> i
     now = ir.node(op_type, [before, row])
     out = ir.node("Identity", now.outputs)
     results = [now.outputs[0], out.outputs[0]]
-    last, rows = _scan(step, x, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
+    last, (rows,) = _scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
     step.carry(best, last[0])
     return rows
 
@@ -157,12 +234,18 @@ def _running_sum(step: StepGraph, x: Timed, *, mean: bool) -> ir.Value:
         results.append(n.outputs[0])
         given = share.outputs[0]
     narrow = ir.node("Cast", [given], attributes={"to": ir.DataType.FLOAT})
-    last, rows = _scan(
-        step, x, states, scanned, inputs=inputs, body=[*body, narrow], results=[*results, narrow.outputs[0]]
+    last, (rows,) = _scan(
+        step, x.axis, states, scanned, inputs=inputs, body=[*body, narrow], results=[*results, narrow.outputs[0]]
     )
     for state, successor in zip(states, last, strict=True):
         step.carry(state, successor)
     return rows
+
+
+def _each(step: StepGraph, x: Timed, op_type: str, *inputs: ir.Value, **attributes: Any) -> Timed:
+    y = step.op(op_type, *inputs, **attributes)
+    step.copies_sizes(x.value, y)
+    return replace(x, value=y)
 
 
 _RUNNING: dict[str, Callable[[StepGraph, Timed], ir.Value]] = {
@@ -170,24 +253,32 @@ _RUNNING: dict[str, Callable[[StepGraph, Timed], ir.Value]] = {
     "ReduceMin": lambda step, x: _running_extreme(step, x, "Min", -_LOWEST),
     "ReduceSum": lambda step, x: _running_sum(step, x, mean=False),
     "ReduceMean": lambda step, x: _running_sum(step, x, mean=True),
+    "ReduceL1": lambda step, x: _running_sum(step, _each(step, x, "Abs", x.value), mean=False),
+    "ReduceSumSquare": lambda step, x: _running_sum(step, _each(step, x, "Mul", x.value, x.value), mean=False),
+    "ReduceL2": lambda step, x: step.op("Sqrt", _RUNNING["ReduceSumSquare"](step, x)),
 }
 
 
 def _scan(
     step: StepGraph,
-    x: Timed,
+    axis: int,
     states: list[ir.Value],
     scanned: list[ir.Value],
     *,
     inputs: list[ir.Value],
     body: list[ir.Node],
     results: list[ir.Value],
-) -> tuple[Sequence[ir.Value], ir.Value]:
-    """ONNX Scan over time: the same arithmetic, in the same order, for a step and for a chunk."""
+) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
+    """ONNX Scan over time: the same arithmetic, in the same order, for a step and for a chunk.
+
+    ``inputs`` of the body are the states and rows of ``scanned``; ``results`` the next states and rows of float32.
+    Returns the last states, and all rows.
+    """
     for value, state in zip(inputs, states, strict=False):
         value.type, value.shape = state.type, state.shape
     inputs[len(states)].type = ir.TensorType(ir.DataType.FLOAT)
-    for result, like in zip(results, [*inputs[: len(states)], inputs[len(states)]], strict=True):
+    n_rows = len(results) - len(states)
+    for result, like in zip(results, [*inputs[: len(states)], *[inputs[len(states)]] * n_rows], strict=True):
         result.type = like.type
     graph = ir.Graph(inputs, results, nodes=body, name="running", opset_imports={"": 18})
     outputs = step.ops(
@@ -197,7 +288,7 @@ def _scan(
         *scanned,
         body=graph,
         num_scan_inputs=len(scanned),
-        scan_input_axes=[x.axis] * len(scanned),
-        scan_output_axes=[x.axis],
+        scan_input_axes=[axis] * len(scanned),
+        scan_output_axes=[axis] * n_rows,
     )
-    return outputs[:-1], outputs[-1]
+    return outputs[: len(states)], outputs[len(states) :]

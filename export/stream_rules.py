@@ -14,15 +14,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export import stream_memory as stream_memory  # noqa: PLC0414  registers its rules
+from edgeseq.export import stream_upsampling as stream_upsampling  # noqa: PLC0414
 from edgeseq.export.cleanup import ELEMENTWISE
 from edgeseq.export.graph_edit import constant, permutation
 from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then
 from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, farthest, first, streams, values
-from edgeseq.export.stream_windows import aligned, slide
+from edgeseq.export.stream_windows import aligned, same_padding, slide, summed_in_turn
 
 __all__ = ["RULES", "Argument"]
 
-_FAR = np.iinfo(np.int32).max
+_FAR = 10**9  # an open end: this from TensorFlow, the largest integer from others
 _LOWEST = float(np.finfo(np.float32).min)
 
 # Operators that work on each step alone.
@@ -76,6 +77,9 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     for argument in arguments:
         if isinstance(argument, ir.Value):
             _constant_along_time(node, argument, head)
+    if node.op_type == "Sum":
+        timed = summed_in_turn(step, node, timed)
+        arguments = [*timed, *(a for a in arguments if not isinstance(a, Timed))]
     late = aligned(step, node, timed)
     in_turn = iter(late)
     inputs = [next(in_turn).value if isinstance(a, Timed) else a for a in arguments]
@@ -272,7 +276,7 @@ def _conv(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
     if weight is None or weight.ndim != 3 or x.axis != 2 or x.offline is not TimeAxis.FULL:
         raise refuse(node, "only a 1-D convolution over time with constant weights streams", REARRANGE)
     reach = (weight.shape[2] - 1) * node.attributes.get_ints("dilations", [1])[0]
-    stride, before, after = _window(node, reach)
+    stride, before, after = _window(step, node, x, reach)
     rows, result = slide(step, node, x, reach=reach, stride=stride, before=before, after=after)
     kernel = arguments[1]
     if x.backwards:
@@ -290,7 +294,7 @@ def _pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
     if x.axis != 2 or x.rank != 3 or x.offline is not TimeAxis.FULL or attributes.get_int("ceil_mode", 0) != 0:
         raise refuse(node, "only a 1-D pool over time, with ceil_mode=0, streams", REARRANGE)
     reach = (size - 1) * attributes.get_ints("dilations", [1])[0]
-    stride, before, after = _window(node, reach)
+    stride, before, after = _window(step, node, x, reach)
     fill = _LOWEST if node.op_type == "MaxPool" else 0.0
     rows, result = slide(step, node, x, reach=reach, stride=stride, before=before, after=after, fill=fill)
     plain = {"pads": [0, 0], "auto_pad": "NOTSET"}
@@ -304,17 +308,14 @@ def _pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
     return [replace(result, value=y)]
 
 
-def _window(node: ir.Node, reach: int) -> tuple[int, int, int]:
+def _window(step: StepGraph, node: ir.Node, x: Timed, reach: int) -> tuple[int, int, int]:
     """(stride, rows of padding before, and after) of a convolution or a pool."""
     (stride,) = node.attributes.get_ints("strides", [1])
     how = node.attributes.get_string("auto_pad", "NOTSET")
     if how in ("SAME_UPPER", "SAME_LOWER"):
-        if stride != 1:
-            raise refuse(
-                node, "its padding depends on the length", 'use padding="causal" or "valid", or pads that you give'
-            )
-        less, more = reach // 2, reach - reach // 2
-        return (1, less, more) if how == "SAME_UPPER" else (1, more, less)
+        total = same_padding(step, node, x, reach, stride)
+        less, more = total // 2, total - total // 2
+        return (stride, less, more) if how == "SAME_UPPER" else (stride, more, less)
     before, after = node.attributes.get_ints("pads", [0, 0]) if how == "NOTSET" else (0, 0)
     return stride, before, after
 
@@ -358,7 +359,7 @@ def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, 
     """``x[start:end:stride]`` over time."""
     start, end, stride = wanted
     to_the_end = end >= _FAR
-    if stride == -1 and start in (-1, _FAR, 2**63 - 1) and end <= -_FAR:
+    if stride == -1 and (start == -1 or start >= _FAR) and end <= -_FAR:
         if x.offline is not TimeAxis.FULL:
             raise refuse(node, "it reverses what is no sequence any more", REARRANGE)
         return replace(x, backwards=not x.backwards)

@@ -6,12 +6,17 @@ comes, which rows must be kept, and where zeros stand for rows outside the seque
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.stream_graph import StepGraph, Timed, refuse, then
+from edgeseq.export.stream_registry import farthest, values
+from edgeseq.model_file import Timing
+
+_LONG = 100_000  # samples of which no window inside the model is too long
 
 
 def slide(
@@ -57,7 +62,7 @@ def slide(
     lead = delay * stride + before - x.delay  # rows before the chunk that its first window sees
     rows = x.value
     if lead > 0:
-        rows = step.with_history(x, lead, fill)
+        rows = step.with_history(x, lead, fill, what=node.op_type.lower())
     elif lead < 0:
         rows = step.slice(rows, x.axis, -lead)
     if lead > reach:  # more windows fit than results are due
@@ -74,12 +79,56 @@ def slide(
     return rows, result
 
 
+def same_padding(step: StepGraph, node: ir.Node, x: Timed, reach: int, stride: int) -> int:
+    """How many rows of padding let windows one every ``stride`` rows give a row for each begun stride.
+
+    Raises:
+        NotStreamableError: it depends on the length, of which too little is promised.
+    """
+    if stride == 1:
+        return reach
+    if step.plan.length_modulo is None:
+        raise refuse(
+            node, "its padding depends on the length", 'use padding="causal" or "valid", or pads that you give'
+        )
+    modulus, remainder = step.plan.length_modulo
+    period = stride * math.prod(divide for *_, divide in x.rows)
+    start = _LONG // modulus * modulus + remainder
+    timing = Timing((0, 0), rows=x.rows)
+    over = {timing.count_rows(start + i * modulus) % stride for i in range(period)}
+    if len(over) > 1:
+        raise refuse(
+            node,
+            f"its padding depends on the length, which is {remainder} modulo {modulus} by your promise, too little",
+            f"promise it modulo {math.lcm(modulus, math.ceil(stride * x.hop))}, or more",
+        )
+    return max(0, reach + 1 - (over.pop() or stride))
+
+
 def late(step: StepGraph, x: Timed, by: int) -> Timed:
     """``x``, as many rows later: a delay line."""
     if by == 0:
         return x
-    rows = step.slice(step.with_history(x, by), x.axis, 0, -by)
+    rows = step.delayed(x, by)
+    step.copies_sizes(x.value, rows)
     return replace(x, value=rows, delay=x.delay + by)
+
+
+def summed_in_turn(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:
+    """Tensors, all as late as the latest, with the sum of ``timed``.
+
+    What comes early is added up first and then delayed as one, since the delay lines of the sum of a TCN's skip
+    connections would otherwise be most of its state.
+    """
+    waiting: list[Timed] = []
+    for delay in sorted({x.delay for x in timed}):
+        if len(waiting) > 1 and len({step.sizes(x) for x in waiting}) == 1:
+            past, future = farthest(waiting)
+            total = replace(waiting[0], value=step.op("Sum", *values(waiting)), past=past, future=future, blank=False)
+            step.copies_sizes(waiting[0].value, total.value)
+            waiting = [total]
+        waiting = aligned(step, node, [*waiting, *(x for x in timed if x.delay == delay)])
+    return waiting
 
 
 def aligned(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:

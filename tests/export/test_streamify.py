@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseq.errors import NotStreamableError
+from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.step_model import StepModel, streamify
 from edgeseq.model_file import NEVER
 
@@ -152,6 +153,40 @@ STREAMABLE: dict[str, tuple[str, dict[str, Array], str, tuple[str, int | None]]]
         NO_TIME,
         ("prefix", None),
     ),
+    "lstm, last h and last c": (
+        "t = Transpose<perm=[1,0,2]>(input) y, h, c = LSTM<hidden_size=3>(t, W, R, B) j = Concat<axis=2>(h, c) "
+        "output = Squeeze(j, AXES)",
+        {**LSTM, "AXES": np.array([0])},
+        NO_TIME,
+        ("prefix", None),
+    ),
+    "lstm, then the last c of another": (
+        "t = Transpose<perm=[1,0,2]>(input) y = LSTM<hidden_size=3>(t, W, R, B) s = Squeeze(y, ONE) u = Tanh(s) "
+        "p, q, c = LSTM<hidden_size=3>(u, V, R, B) output = Squeeze(c, AXES)",
+        {**LSTM, "V": weights(1, 12, 3), "ONE": np.array([1]), "AXES": np.array([0])},
+        NO_TIME,
+        ("prefix", None),
+    ),
+    "running sum": ("output = CumSum(input, AXIS)", {"AXIS": np.array(1)}, EVERY_STEP, ("equal", None)),
+    "running sum of the steps before": (
+        f"{TO_CHANNELS} s = CumSum<exclusive=1>(t, AXIS) output = Transpose<perm=[0,2,1]>(s)",
+        {"AXIS": np.array(-1)},
+        EVERY_STEP,
+        ("equal", None),
+    ),
+    "sum over channels so far": ("output = CumSum(input, AXIS)", {"AXIS": np.array(2)}, EVERY_STEP, ("equal", 0)),
+    "norm over time": (
+        "m = ReduceL2<keepdims=0>(input, AXES) output = Neg(m)",
+        {"AXES": np.array([1])},
+        NO_TIME,
+        ("prefix", None),
+    ),
+    "absolute sum over time": (
+        "output = ReduceL1<keepdims=0>(input, AXES)",
+        {"AXES": np.array([1])},
+        NO_TIME,
+        ("prefix", None),
+    ),
     "mean over time, channels first, kept then squeezed": (
         f"{TO_CHANNELS} m = ReduceMean<keepdims=1>(t, AXES) output = Squeeze(m, AXES)",
         {"AXES": np.array([2])},
@@ -172,10 +207,12 @@ def test_step_graph_keeps_the_law(case: str, sizes: list[int]) -> None:
     x = RNG.normal(size=(3, 23, 4)).astype(np.float32)
     got, reference = stream(step, x, sizes), session(offline)
     if law == "equal":
-        np.testing.assert_allclose(got, reference.run(None, {"input": x})[0], atol=2e-6)
+        np.testing.assert_allclose(got, reference.run(None, {"input": x})[0], atol=2e-6, rtol=1e-6)
     else:
         for t in range(23):
-            np.testing.assert_allclose(got[:, t], reference.run(None, {"input": x[:, : t + 1]})[0], atol=2e-6)
+            np.testing.assert_allclose(
+                got[:, t], reference.run(None, {"input": x[:, : t + 1]})[0], atol=2e-6, rtol=1e-6
+            )
 
 
 REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
@@ -268,6 +305,57 @@ REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
         {},
         "asks for the length of the sequence",
     ),
+    "sum from the end": (
+        "output = CumSum<reverse=1>(input, AXIS)",
+        {"AXIS": np.array(1)},
+        "it sums from the end of the sequence",
+    ),
+    "instance normalisation": (
+        f"{TO_CHANNELS} n = InstanceNormalization(t, S, B) output = Transpose<perm=[0,2,1]>(n)",
+        {"S": weights(4), "B": weights(4)},
+        "normalises over the whole sequence",
+    ),
+    "layer normalisation over time": (
+        f"{TO_CHANNELS} n = LayerNormalization<axis=2>(t, S) output = Transpose<perm=[0,2,1]>(n)",
+        {"S": weights(9)},
+        "LayerNormalization over time needs the whole sequence",
+    ),
+    "custom domain": ("output = com.example.Blend(input)", {}, "Blend.*no streaming rule is known"),
+    "steps mixed into channels": (
+        "f = Reshape(input, SHAPE) output = Relu(f)",
+        {"SHAPE": np.array([0, -1, 12])},
+        "makes rows of 12 numbers from rows of 4",
+    ),
+    "sorted steps": ("v, output = TopK<axis=1>(input, K)", {"K": np.array([3])}, "it sorts the whole sequence"),
+    "a sequence at its own pace": (
+        "output = Scan<num_scan_inputs=1, scan_input_axes=[1], scan_output_axes=[1], body = "
+        "g (float[batch, 4] a) => (float[batch, 4] b) { b = Neg(a) }>(input)",
+        {},
+        "it works on the whole sequence",
+    ),
+    "sequences reversed by their lengths": (
+        "output = ReverseSequence<batch_axis=0, time_axis=1>(input, N)",
+        {"N": np.array([3, 3])},
+        "it reverses each sequence by its own length",
+    ),
+    "maximum over time and channels": (
+        "m = ReduceMax<keepdims=1>(input, AXES) output = Neg(m)",
+        {"AXES": np.array([1, 2])},
+        "reduces time together with other axes",
+    ),
+    "dilation over reversed time with a stride": (
+        f"{TO_CHANNELS} r = Slice(t, A, B, C, D) c = Conv<strides=[2]>(r, W) output = Transpose<perm=[0,2,1]>(c)",
+        {
+            **{"A": np.array([-1]), "B": np.array([-(2**31)]), "C": np.array([2]), "D": np.array([-1])},
+            "W": weights(4, 4, 2),
+        },
+        "a stride over reversed time counts from the end",
+    ),
+    "padding by reflection": (
+        'output = Pad<mode="reflect">(input, P)',
+        {"P": np.array([0, 1, 0, 0, 0, 0])},
+        "only a padding by constants",
+    ),
     "unknown operator": ("output = Einsum<equation=\"btc->btc\">(input)", {}, "Einsum.*no streaming rule is known"),
     "time at two axes": (
         f"{TO_CHANNELS} output = Add(input, t)",
@@ -288,8 +376,8 @@ def test_state_is_the_minimum_and_named() -> None:
     body, constants, output, _ = STREAMABLE["grouped convolution and residual"]
     step = streamify(parse(body, output, constants))
     assert [(s.input, s.output, s.shape, s.initial) for s in step.state] == [
-        ("state_0_rows", "next_0_rows", (4, 1), 0.0),
-        ("state_1_rows", "next_1_rows", (4, 4), 0.0),
+        ("state_0_conv_rows", "next_0_conv_rows", (4, 1), 0.0),
+        ("state_1_conv_rows", "next_1_conv_rows", (4, 4), 0.0),
     ]
 
 
@@ -336,3 +424,109 @@ def check_random_graph(graph: tuple[str, dict[str, Array], int], sizes: list[int
     x = np.random.default_rng(sum(sizes)).normal(size=(batch, sum(sizes), 4)).astype(np.float32)
     expected = session(offline).run(None, {"input": x})[0]
     np.testing.assert_allclose(stream(step, x, sizes), expected, atol=1e-5, rtol=1e-5)
+
+
+WINDOWS: dict[str, tuple[str, dict[str, Array], int]] = {  # body, constants, lookahead
+    "maximum": ("m = ReduceMax<keepdims=0>(input, AXES) output = Neg(m)", {"AXES": np.array([1])}, 0),
+    "mean": ("m = ReduceMean<keepdims=0>(input, AXES) output = Neg(m)", {"AXES": np.array([1])}, 0),
+    "mean behind a convolution": (
+        f"{TO_CHANNELS} c = Conv<pads=[3,0]>(t, W, B) m = GlobalAveragePool(c) output = Squeeze(m, AXES)",
+        {"W": weights(4, 4, 4), "B": weights(4), "AXES": np.array([2])},
+        0,
+    ),
+    "maximum behind lookahead": (
+        f"{TO_CHANNELS} c = Conv<pads=[2,2]>(t, W, B) m = GlobalMaxPool(c) output = Squeeze(m, AXES)",
+        {"W": weights(4, 4, 5), "B": weights(4), "AXES": np.array([2])},
+        2,
+    ),
+    "mean behind lookahead, channels last": (
+        f"{TO_CHANNELS} c = Conv<pads=[1,1]>(t, W, B) r = Transpose<perm=[0,2,1]>(c) "
+        "output = ReduceMean<keepdims=0>(r, AXES)",
+        {"W": weights(4, 4, 3), "B": weights(4), "AXES": np.array([1])},
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("window", [1, 4, 50])
+@pytest.mark.parametrize("case", WINDOWS)
+def test_a_pool_over_the_last_rows_alone(case: str, window: int) -> None:
+    body, constants, lookahead = WINDOWS[case]
+    (node,) = (n for n in parse(body, NO_TIME, constants).graph if "Pool" in n.op_type or "Reduce" in n.op_type)
+    (pooled,) = (v.name for v in node.inputs[:1] if v is not None)
+    features = parse(f"{body} rows = Identity({pooled})", NO_TIME, constants)
+    axis = 2 if "Pool" in node.op_type else 1
+    rows = next(n for n in features.graph if n.outputs[0].name == "rows")
+    features.graph.outputs[:] = [rows.outputs[0]]
+    rows.outputs[0].type, rows.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["a", "b", "c"])
+    step = streamify(parse(body, NO_TIME, constants), pooling_window=window)
+    (timing,) = step.timings
+    assert (timing.law, timing.lookahead) == ("window", lookahead)
+    assert timing.receptive_field[0] is not None
+    x = RNG.normal(size=(2, 23, 4)).astype(np.float32)
+    h = session(features).run(None, {"input": x})[0]
+    h = h if axis == 1 else h.transpose(0, 2, 1)
+    pool = np.mean if "Mean" in body or "Average" in body else np.max
+    expected = np.stack([pool(h[:, max(0, t + 1 - window) : t + 1], axis=1) for t in range(23)], axis=1)
+    expected = expected if "Neg" not in body else -expected
+    for sizes in ([1] * 23, [23], [5, 1, 9, 8]):
+        np.testing.assert_allclose(stream(step, x, sizes), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "window"), [("maximum", 0), ("maximum", 2.5), ("dense", 3)])
+def test_a_window_that_is_none(case: str, window: Any) -> None:
+    body, constants = WINDOWS[case][:2] if case in WINDOWS else STREAMABLE[case][:2]
+    with pytest.raises(ConfigError, match="pooling_window: "):
+        streamify(parse(body, NO_TIME if case in WINDOWS else EVERY_STEP, constants), pooling_window=window)
+
+
+def test_a_window_of_a_sum_is_refused() -> None:
+    offline = parse("output = ReduceSum<keepdims=0>(input, AXES)", NO_TIME, {"AXES": np.array([1])})
+    with pytest.raises(NotStreamableError, match="only a maximum and a mean, forward, are taken over a window"):
+        streamify(offline, pooling_window=3)
+
+
+STRIDED = (
+    f'{TO_CHANNELS} c = Conv<auto_pad="SAME_UPPER", strides=[2]>(t, W, B) r = Relu(c) '
+    'p = MaxPool<auto_pad="SAME_LOWER", kernel_shape=[4], strides=[3]>(r) output = Transpose<perm=[0,2,1]>(p)'
+)
+
+
+@pytest.mark.parametrize("remainder", range(6))
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_same_padding_with_a_stride_by_promise(kernel: int, remainder: int) -> None:
+    offline = parse(STRIDED, EVERY_STEP, {"W": weights(4, 4, kernel), "B": weights(4)})
+    step, reference = streamify(offline, length_modulo=(6, remainder)), session(offline)
+    for length in (6 + remainder, 18 + remainder, 30 + remainder):
+        x = RNG.normal(size=(2, length, 4)).astype(np.float32)
+        (expected,) = reference.run(None, {"input": x})
+        for sizes in ([1] * length, [length], [5, 1, 8, length]):
+            got = stream(step, x, sizes)
+            assert got.shape == expected.shape
+            np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_a_promise_that_is_too_little_or_none() -> None:
+    offline = parse(STRIDED, EVERY_STEP, {"W": weights(4, 4, 3), "B": weights(4)})
+    with pytest.raises(NotStreamableError, match="1 modulo 2 by your promise, too little; promise it modulo 6"):
+        streamify(offline, length_modulo=(2, 1))
+    with pytest.raises(ConfigError, match=r"length_modulo: expected \(modulus, remainder\)"):
+        streamify(offline, length_modulo=(2, 2))
+
+
+def test_thirty_convolutions_are_walked_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    module = sys.modules[StepModel.__module__]  # not by name: the package may have a function of that name
+    real = module._Walk
+
+    class Counted(real):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any) -> None:
+            walks.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(module, "_Walk", Counted)
+    layers = [f"c{i} = Conv<pads=[2,2], dilations=[2]>({f'c{i - 1}' if i else 't'}, W{i})" for i in range(30)]
+    body = " ".join([TO_CHANNELS, *layers, "output = Transpose<perm=[0,2,1]>(c29)"])
+    step = streamify(parse(body, EVERY_STEP, {f"W{i}": weights(4, 4, 3) for i in range(30)}))
+    assert len(walks) == 4
+    assert len(list(step.model.graph)) < 10 * 30

@@ -82,6 +82,21 @@ def _repeat(d: Drawn, source: str) -> None:
     d.add(f"Resize<{how}>({source}, , {scales})", source, lambda n: n * times)
 
 
+def _conv_transpose(d: Drawn, source: str) -> None:
+    kernel, dilation, stride = d.draw(st.integers(1, 4)), d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3))
+    before, after = d.draw(st.integers(0, 3)), d.draw(st.integers(0, 3))
+    more = 0 if d.backwards[source] else d.draw(st.integers(0, stride - 1))
+    group = d.draw(st.sampled_from([1, 2]))
+    reach = (kernel - 1) * dilation
+    w, b = d.constant(weights(WIDTH, WIDTH // group, kernel)), d.constant(weights(WIDTH))
+    attributes = f"pads=[{before},{after}], dilations=[{dilation}], strides=[{stride}], output_padding=[{more}]"
+    d.add(
+        f"ConvTranspose<{attributes}, group={group}>({source}, {w}, {b})",
+        source,
+        lambda n: (n - 1) * stride + reach + 1 + more - before - after,
+    )
+
+
 def _reverse(d: Drawn, source: str) -> None:
     given = [d.constant(np.array([n])) for n in (-1, -(2**31), 2, -1)]
     d.add(f"Slice({source}, {', '.join(given)})", source, lambda n: n, backwards=not d.backwards[source])
@@ -118,7 +133,7 @@ def _merge(d: Drawn, source: str) -> None:
     d.add(f"{d.draw(st.sampled_from(['Add', 'Mul', 'Max']))}({source}, {other})", source, lambda n: n)
 
 
-BLOCKS = [_conv, _conv, _conv, _pool, _crop, _pad, _repeat, _reverse, _gru, _pointwise, _merge, _merge]
+BLOCKS = [_conv, _conv, _conv, _conv_transpose, _pool, _crop, _pad, _repeat, _reverse, _gru, _pointwise, _merge, _merge]
 
 
 def _draw_graph(draw: Any) -> tuple[str, dict[str, Array], Callable[[int], bool]]:
@@ -144,6 +159,9 @@ def _check(data: Any, sizes: list[int], batch: int) -> None:
     (expected,) = session(offline).run(None, {"input": x})
     (timing,) = step.timings
     assert timing.count_rows(x.shape[1]) == expected.shape[1], body
+    for n in range(timing.shortest, timing.shortest + 9):  # no row comes before it is certain that there is one
+        fed = (step.phase + n) // step.granule * step.granule
+        assert fed * timing.hop[1] // timing.hop[0] - timing.delay <= timing.count_rows(n), body
     got = stream(step, x, sizes)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max())), err_msg=body)
