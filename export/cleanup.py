@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeseq.export.folding import (
+    fold_crop,
     fold_into_conv,
     fold_into_matmul,
     fold_pad,
@@ -245,6 +246,7 @@ RULES: tuple[Rule, ...] = (
     sink_transpose,
     drop_needless_relu,
     fold_pad,
+    fold_crop,
     fold_into_conv,
     fold_scale_before,
     fold_into_matmul,

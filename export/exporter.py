@@ -294,7 +294,7 @@ def _checked(check_inputs: Sequence[CheckInput], ports: Sequence[Port]) -> list[
 
 def _try_streamify(offline: ir.Model) -> tuple[StepModel | None, str | None]:
     try:
-        return with_fast_form(streamify(offline)), None
+        return with_fast_form(streamify(offline, time_axis=1)), None
     except NotStreamableError as error:
         return None, str(error)
 

@@ -155,8 +155,11 @@ def fold_pad(node: ir.Node) -> bool:
     if node.op_type != "Conv" or node.graph is None or "auto_pad" in node.attributes:
         return False
     turn = producer(node.inputs[0], "Transpose")
-    pad = producer(turn.inputs[0] if turn is not None else node.inputs[0], "Pad")
-    if pad is None or (turn is not None and permutation(turn) != [0, 2, 1]):
+    if turn is None and node.inputs[0] is not None:
+        pad = node.inputs[0].producer()  # several convolutions may share a padding: each takes it up
+    else:
+        pad = producer(turn.inputs[0], "Pad") if turn is not None else None
+    if pad is None or pad.op_type != "Pad" or (turn is not None and permutation(turn) != [0, 2, 1]):
         return False
     amount, mode = constant(pad.inputs[1]), pad.attributes.get("mode")
     if amount is None or amount.size != 6 or (mode is not None and mode.as_string() != "constant"):
@@ -174,4 +177,28 @@ def fold_pad(node: ir.Node) -> bool:
     new.append(ir.node("Conv", inputs, attributes=attributes, name=node.name))
     insert_after(node, new)
     replace(node.outputs[0], new[-1].outputs[0])
+    return True
+
+
+def fold_crop(node: ir.Node) -> bool:
+    """A Conv with padding whose padded end, or start, is cut off again is a Conv with less padding.
+
+    Many causal models in PyTorch are written so; without this rule each such layer would wait for steps that it then
+    throws away.
+    """
+    conv = producer(node.inputs[0], "Conv") if node.op_type == "Slice" and node.graph is not None else None
+    if conv is None or conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return False
+    pads = conv.attributes.get_ints("pads", [])
+    cuts = [constant(value) for value in node.inputs[1:]]
+    if len(pads) != 2 or list(conv.attributes.get_ints("strides", [1])) != [1] or len(cuts) < 3:
+        return False
+    if any(cut is None or cut.size != 1 for cut in cuts):
+        return False
+    start, end, axis, step = (int(cut.item()) for cut in [*cuts, np.array([1])][:4] if cut is not None)
+    end = 0 if end >= np.iinfo(np.int32).max else end
+    if axis not in (2, -1) or step != 1 or start < 0 or end > 0 or start > pads[0] or -end > pads[1]:
+        return False
+    attributes = {**conv.attributes, "pads": ir.AttrInt64s("pads", [pads[0] - start, pads[1] + end])}
+    put_instead(node, [ir.node("Conv", conv.inputs, attributes=attributes, name=conv.name)])
     return True

@@ -14,8 +14,8 @@ write it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -24,6 +24,7 @@ from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
+from edgeseq.export.time_axis import Axes, Reading, arranged, described, names_settle, readings
 from edgeseq.fast_form import FastForm
 from edgeseq.model_file import StateSpec, Timing
 
@@ -42,32 +43,93 @@ class StepModel:
     phase: int
     cuts: tuple[int, ...]
     end: str | None
+    axes: Mapping[str, Axes] = field(default_factory=dict)
     fast: FastForm | None = None
     not_fast: str | None = None
 
 
-def streamify(
-    offline: ir.Model, *, pooling_window: int | None = None, length_modulo: tuple[int, int] | None = None
-) -> StepModel:
-    """Derive the step graph of an offline graph whose inputs are (batch, time[, C]).
+@dataclass(frozen=True)
+class Options:
+    """What the user promises or asks for.
 
-    The step graph takes the inputs' next T samples, (batch, T[, C]), and the states; it gives (batch, rows, K) for each
-    output, and the next states.
-
-    With ``pooling_window``, a pool over time sees its last so many rows alone: the law of such an output is "window".
-
-    ``length_modulo=(modulus, remainder)`` promises that every sequence has ``remainder`` samples modulo ``modulus``, so
-    that "same" padding with a stride streams. Nothing checks the promise; a sequence that breaks it is not equal to
-    the offline model's.
+    ``pooling_window``: a pool over time sees its last so many rows alone; the law of such an output is "window".
+    ``length_modulo=(modulus, remainder)``: every sequence has ``remainder`` samples modulo ``modulus``, so that "same"
+    padding with a stride streams. Nothing checks the promise; a sequence that breaks it is not equal to the offline
+    model's.
 
     Raises:
-        ConfigError: an option is out of range, or has no use in the model.
-        NotStreamableError: some output depends on later samples without bound, or an operator has no rule.
+        ConfigError: one of them is out of range.
     """
-    _refuse_ports(offline.graph)
-    _check_options(pooling_window, length_modulo)
-    trial = _Walk(offline, Plan(pooling_window=pooling_window, length_modulo=length_modulo)).step
-    if pooling_window is not None and not trial.windowed:
+
+    pooling_window: int | None = None
+    length_modulo: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        window, promise = self.pooling_window, self.length_modulo
+        if window is not None and (not isinstance(window, int) or window < 1):
+            raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {window!r}")
+        if promise is not None and not 0 <= promise[1] < promise[0]:
+            raise ConfigError(
+                f"length_modulo: expected (modulus, remainder) with 0 <= remainder < modulus, got {promise}"
+            )
+
+
+def streamify(
+    offline: ir.Model,
+    time_axis: int | Mapping[str, int] | None = None,
+    *,
+    pooling_window: int | None = None,
+    length_modulo: tuple[int, int] | None = None,
+) -> StepModel:
+    """Derive the step graph of an offline graph.
+
+    The step graph takes the inputs' next T samples, (batch, T[, C]), wherever batch and time are offline, and the
+    states; it gives (batch, rows, K) for each output, and the next states. ``StepModel.axes`` says where the offline
+    graph's inputs and outputs have the two.
+
+    Args:
+        offline: the graph; it is left as it is.
+        time_axis: the axis of time, of every input or by an input's name; found if not given.
+        pooling_window: see ``Options``.
+        length_modulo: see ``Options``.
+
+    Raises:
+        ConfigError: an option is out of range, or has no use in the model, or ``time_axis`` names an input or an axis
+            that the model does not have.
+        NotStreamableError: some output depends on later samples without bound, an operator has no rule, or more than
+            one axis may be time.
+    """
+    options = Options(pooling_window, length_modulo)
+    found: list[tuple[Reading, StepModel]] = []
+    refused: list[NotStreamableError] = []
+    for reading in (possible := readings(offline.graph, time_axis)):
+        try:
+            step = _derive(arranged(offline, reading), reading, options)
+        except NotStreamableError as error:
+            refused.append(error)
+            continue
+        # Only what convolutions, recurrences and pools do to an axis says that it is time.
+        if len(possible) == 1 or _uses_time(step):
+            return step
+        found.append((reading, step))
+    if not found:
+        raise refused[0]
+    likeliest, step = found[0]
+    if len(found) > 1 and not names_settle(offline.graph, likeliest):
+        raise NotStreamableError(
+            f"more than one axis may be time, and the names of the sizes do not say which; give "
+            f"{described([reading for reading, _ in found])}"
+        )
+    return step
+
+
+def _uses_time(step: StepModel) -> bool:
+    return bool(step.state) or any(timing.law != "equal" or timing.rows for timing in step.timings)
+
+
+def _derive(offline: ir.Model, reading: Reading, options: Options) -> StepModel:
+    trial = _Walk(offline, Plan(pooling_window=options.pooling_window, length_modulo=options.length_modulo)).step
+    if options.pooling_window is not None and not trial.windowed:
         raise ConfigError("pooling_window: the model has no pool over time; leave it out")
     granule = trial.granule
     drafts = [
@@ -75,30 +137,8 @@ def streamify(
     ]
     best = min(drafts, key=lambda walk: (max(t.lookahead for t in walk.timings()), walk.step.plan.phase))
     shared = _Walk(offline, replace(best.step.plan, depths=best.step.depths, histories=best.step.histories))
-    return _Walk(offline, replace(shared.step.plan, histories=shared.step.histories)).finish()
-
-
-def _check_options(pooling_window: int | None, length_modulo: tuple[int, int] | None) -> None:
-    if pooling_window is not None and (not isinstance(pooling_window, int) or pooling_window < 1):
-        raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {pooling_window!r}")
-    if length_modulo is not None and not 0 <= length_modulo[1] < length_modulo[0]:
-        raise ConfigError(
-            f"length_modulo: expected (modulus, remainder) with 0 <= remainder < modulus, got {length_modulo}"
-        )
-
-
-def _refuse_ports(graph: ir.Graph) -> None:
-    for value in graph.inputs:
-        sizes = list(value.shape or ())
-        if len(sizes) < 2 or (len(sizes) == 2 and isinstance(sizes[1], int) and value.dtype is ir.DataType.FLOAT):
-            raise NotStreamableError(
-                f"input {value.name!r} of shape {sizes} has no time; a stream takes samples over time alone"
-            )
-        if isinstance(sizes[1], int):
-            raise NotStreamableError(
-                f"the model takes sequences of exactly {sizes[1]} steps; build it with keras.Input((None, n_channels)) "
-                "and without what depends on the length"
-            )
+    step = _Walk(offline, replace(shared.step.plan, histories=shared.step.histories)).finish()
+    return replace(step, axes={**reading, **step.axes})
 
 
 class _Walk:
@@ -120,17 +160,20 @@ class _Walk:
 
     def _know(self, value: ir.Value, timed: Timed) -> None:
         self._known[value] = timed
-        sizes = [n for axis, n in enumerate(value.shape or ()) if axis not in (0, timed.axis)]
-        if timed.axis == 0:
-            sizes = list(value.shape or ())[2:]
-        if timed.gone:
-            sizes = list(value.shape or ())[1:]
+        sizes = self._rest(value, timed)
         if all(isinstance(n, int) for n in sizes):
             self.step.knows_sizes(timed.value, [n for n in sizes if isinstance(n, int)])
 
+    @staticmethod
+    def _rest(value: ir.Value, timed: Timed) -> list[int | ir.SymbolicDim]:
+        """The offline tensor's sizes but for batch and time."""
+        taken = {timed.drop(timed.batch), None if timed.gone else timed.axis}
+        return [n for axis, n in enumerate(value.shape or ()) if axis not in taken]
+
     def _write(self, node: ir.Node) -> None:
         arguments = [self._argument(node, value) for value in node.inputs]
-        if not any(isinstance(a, Timed) for a in arguments):
+        nested = any(a.type is ir.AttributeType.GRAPH for a in node.attributes.values())  # and may read what is outside
+        if not any(isinstance(a, Timed) for a in arguments) and not nested:
             inputs = [a for a in arguments if not isinstance(a, Timed)]
             self._known.update(zip(node.outputs, self.step.copy(node, inputs), strict=True))  # made of constants alone
             return
@@ -198,7 +241,7 @@ class _Walk:
         outputs: list[ir.Value] = []
         named: list[tuple[ir.Value, str | None, ir.Shape | None, ir.TypeProtocol | None]] = []
         for x, port in zip(self._results, graph.outputs, strict=True):
-            shape = ir.Shape(["batch", f"{port.name}_rows", *(port.shape or ())[1 if x.gone else 2 :]])
+            shape = ir.Shape(["batch", f"{port.name}_rows", *self._rest(port, x)])
             named.append((self._batch_first(x), port.name, shape, port.type))
         named += [(step.successors[s], spec.output, s.shape, s.type) for s, spec in step.states.items()]
         for value, name, sizes, like in named:
@@ -228,13 +271,17 @@ class _Walk:
             phase=step.plan.phase,
             cuts=tuple(sorted(step.cuts)),
             end=None if step.end is None else step.end.name,
+            axes={
+                str(port.name): Axes(batch=x.drop(x.batch), time=None if x.gone else x.axis)
+                for x, port in zip(self._results, graph.outputs, strict=True)
+            },
         )
 
     def _batch_first(self, x: Timed) -> ir.Value:
-        if x.axis == 1:
+        if x.axes == (0, 1):
             return x.value
-        perm = [axis for axis in range(x.rank + x.gone) if axis != x.axis]
-        return self.step.op("Transpose", x.value, perm=[perm[0], x.axis, *perm[1:]])
+        rest = [axis for axis in range(x.rank + x.gone) if axis not in x.axes]
+        return self.step.op("Transpose", x.value, perm=[*x.axes, *rest])
 
 
 def _tidy(model: ir.Model) -> None:

@@ -8,7 +8,7 @@ its successor is set once, and both have a leading batch axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
@@ -67,17 +67,18 @@ class TimeAxis(Enum):
 class Timed:
     """One tensor that depends on the input.
 
-    ``value`` is the step graph's tensor and ``axis`` its time axis. ``hop`` is how many samples there are to one row.
-    Row i of the stream is row i - ``delay`` of the offline tensor, which has ``rows`` of them; the stream's rows before
-    and after those hold anything, or zeros if ``blank``. ``past`` and ``future`` are the samples before and after a
-    row's own that influence it (None: all). A ``backwards`` tensor is kept in the order of the samples. ``offline``
-    says what became of the time axis in the offline graph: after a pool or a last-step selection the step graph goes
-    on giving one value per step, the one of the prefix that ends there. ``rank`` is the offline tensor's; who builds a
-    ``Timed`` in a rule leaves it, ``streamify`` sets it.
+    ``value`` is the step graph's tensor, ``axis`` its time axis and ``batch`` its batch axis. ``hop`` is how many
+    samples there are to one row. Row i of the stream is row i - ``delay`` of the offline tensor, which has ``rows`` of
+    them; the stream's rows before and after those hold anything, or zeros if ``blank``. ``past`` and ``future`` are the
+    samples before and after a row's own that influence it (None: all). A ``backwards`` tensor is kept in the order of
+    the samples. ``offline`` says what became of the time axis in the offline graph: after a pool or a last-step
+    selection the step graph goes on giving one value per step, the one of the prefix that ends there. ``rank`` is the
+    offline tensor's; who builds a ``Timed`` in a rule leaves it, ``streamify`` sets it.
     """
 
     value: ir.Value
     axis: int
+    batch: int = 0
     hop: Fraction = Fraction(1)
     delay: int = 0
     rows: Rows = ()
@@ -97,6 +98,20 @@ class Timed:
         """The step tensor's axis for an axis (negative allowed) of the offline tensor."""
         axis %= self.rank
         return axis + 1 if self.gone and axis >= self.axis else axis
+
+    def drop(self, axis: int) -> int:
+        """The offline tensor's axis for an axis of the step tensor, which is not one of a time that is gone."""
+        return axis - 1 if self.gone and axis > self.axis else axis
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """The step tensor's batch axis and time axis."""
+        return self.batch, self.axis
+
+    def without(self, dropped: Collection[int]) -> tuple[int, int]:
+        """``axes`` after these axes of the step tensor, neither batch nor time, are dropped."""
+        batch, axis = (a - sum(d < a for d in dropped) for a in self.axes)
+        return batch, axis
 
 
 @dataclass(frozen=True)
@@ -204,13 +219,17 @@ class StepGraph:
         return self._once[shorter]  # type: ignore[no-any-return]
 
     def _kept(self, x: Timed, n_rows: int, fill: float, kind: str) -> ir.Value:
-        sizes, at = self.sizes(x), max(x.axis, 1) - 1
+        sizes = self.sizes(x)
+        # A state has its batch first, else it is laid out as the tensor is.
+        order = [x.batch, *(axis for axis in range(x.rank + x.gone) if axis != x.batch)]
+        at = order.index(x.axis) - 1
         state = self.state(kind, [*sizes[:at], n_rows, *sizes[at:]], initial=fill)
-        turned = [1, 0, *range(2, x.rank)] if x.axis == 0 else None  # a state has its batch first
-        history = self.op("Transpose", state, perm=turned) if turned else state
+        turned = order != sorted(order)
+        back = [order.index(axis) for axis in range(len(order))]
+        history = self.op("Transpose", state, perm=back) if turned else state
         joined = self.op("Concat", history, x.value, axis=x.axis)
         last = self.slice(joined, x.axis, -n_rows)
-        self.carry(state, self.op("Transpose", last, perm=turned) if turned else last)
+        self.carry(state, self.op("Transpose", last, perm=order) if turned else last)
         return joined
 
     def delayed(self, x: Timed, by: int) -> ir.Value:
@@ -264,13 +283,16 @@ class StepGraph:
 
     def valid(self, x: Timed) -> ir.Value:
         """Which rows of this chunk belong to the sequence: booleans that broadcast against ``x.value``."""
-        layout = (x.axis, x.rank + x.gone)
+        layout = (x.axis, x.batch, x.rank + x.gone)
         key = (x.hop, x.rows)
         self.depths[key] = max(self.depths.get(key, 0), x.delay)
         depth = max(self.plan.depths.get(key, 0), x.delay)
         once = ("valid", key, layout, depth)
         if once not in self._once:
-            self._once[once] = self.op("Unsqueeze", self._inside(x.hop, x.rows, depth), self._other_axes(layout))
+            inside = self._inside(x.hop, x.rows, depth)
+            inside = self.op("Transpose", inside, perm=[1, 0]) if x.batch > x.axis else inside
+            others = [axis for axis in range(layout[-1]) if axis not in x.axes]
+            self._once[once] = self.op("Unsqueeze", inside, self.constant(others))
         wide: ir.Value = self._once[once]
         if depth == 0:
             return wide
@@ -287,10 +309,6 @@ class StepGraph:
             self._once[("unmasked", self._once[once])] = x.value
             self.copies_sizes(x.value, self._once[once])
         return self._once[once]  # type: ignore[no-any-return]
-
-    def _other_axes(self, layout: tuple[int, int]) -> ir.Value:
-        axis, rank = layout
-        return self.constant([i for i in range(1, rank) if i != axis])
 
     def _inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
         """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
@@ -356,7 +374,7 @@ def _transposed(x: Timed) -> list[tuple[Timed, list[int]]]:
     for node, _ in x.value.uses():
         if node.op_type == "Transpose":
             perm = list(node.attributes.get_ints("perm"))
-            turned = replace(x, value=node.outputs[0], axis=perm.index(x.axis))
+            turned = replace(x, value=node.outputs[0], axis=perm.index(x.axis), batch=perm.index(x.batch))
             forms.append((turned, [perm.index(axis) for axis in range(len(perm))]))
     return forms
 

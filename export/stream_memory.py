@@ -32,7 +32,7 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
         raise refuse(node, "it has a mask", "export without mask_zero and Masking")
     if any(a is not None and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
         raise refuse(node, "it has an initial state", "export without initial_state")
-    if x.axis != 0 or x.offline is not TimeAxis.FULL:
+    if x.axes != (1, 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it does not run over the time axis", REARRANGE)
     # A call has rows from before the sequence, or of it, never both: those before leave the state as it is.
     x = late(step, x, -x.delay % step.rows_a_granule(x.hop))
@@ -42,7 +42,7 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     lead = step.constant([0])
     initial = [step.op("Unsqueeze", state, lead) for state in states]
     inputs = [x.value, *values(arguments)[1:4], *[None] * (4 - len(arguments))][:4]
-    every = replace(x, past=None, blank=False)
+    every = replace(x, batch=2, past=None, blank=False)
     last_steps: Sequence[ir.Value]  # the rows of h, and those of c where something reads it
     last: Sequence[ir.Value]
     if kind == "lstm" and _is_read(node.outputs[2:]):
@@ -148,15 +148,22 @@ def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     x = first(node, arguments)
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = sorted(x.lift(int(a)) for a in (given if given is not None else range(x.rank)))
-    if (1 if x.axis == 0 else 0) in axes:
+    if x.batch in axes:
         raise refuse(node, "it mixes the sequences of a batch", "reduce over channels or time only")
     keepdims = bool(node.attributes.get_int("keepdims", 1))
     if x.axis not in axes:
         y = step.op(node.op_type, x.value, step.constant(axes), keepdims=int(keepdims))
-        return [replace(x, value=y, axis=x.axis if keepdims else x.axis - sum(a < x.axis for a in axes))]
-    if axes != [x.axis]:
+        batch, axis = x.without([] if keepdims else axes)
+        return [replace(x, value=y, batch=batch, axis=axis)]
+    sizes = node.inputs[0].shape if node.inputs[0] is not None and not x.gone else None
+    beside = [a for a in axes if a != x.axis]
+    if sizes is None or any(sizes[a] != 1 for a in beside):
         raise refuse(node, "it reduces time together with other axes", "pool over time alone first")
-    return _over_time(step, node, x, node.op_type, keepdims=keepdims)
+    (pooled,) = _over_time(step, node, x, node.op_type, keepdims=keepdims)
+    if keepdims or not beside:
+        return [pooled]
+    batch, axis = pooled.without(beside)
+    return [replace(pooled, value=step.op("Squeeze", pooled.value, step.constant(beside)), batch=batch, axis=axis)]
 
 
 def _over_time(step: StepGraph, node: ir.Node, x: Timed, op_type: str, *, keepdims: bool) -> list[Timed]:
@@ -165,8 +172,8 @@ def _over_time(step: StepGraph, node: ir.Node, x: Timed, op_type: str, *, keepdi
         raise refuse(
             node, "only a maximum, minimum, sum and mean over time have a running form", "pool with one of them"
         )
-    if x.axis == 0:
-        raise refuse(node, "time is its first axis", "pool with the batch first")
+    if x.batch - (x.axis < x.batch) != 0:
+        raise refuse(node, "its batch is not its first axis beside time", "pool with the batch first")
     gone = TimeAxis.LAST if keepdims else TimeAxis.GONE
     if step.plan.pooling_window is not None:
         return [replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)]
@@ -178,7 +185,7 @@ _IN_WINDOWS = {"ReduceMax": "MaxPool", "ReduceMean": "AveragePool"}
 
 def _over_window(step: StepGraph, node: ir.Node, x: Timed, op_type: str, n_rows: int) -> Timed:
     """The pool over the last rows alone, or over all where there are fewer: a windowed pool, padded before."""
-    if op_type not in _IN_WINDOWS or x.rank != 3 or x.backwards:
+    if op_type not in _IN_WINDOWS or x.rank != 3 or x.batch != 0 or x.backwards:
         raise refuse(node, "only a maximum and a mean, forward, are taken over a window", "leave out pooling_window")
     step.windowed = True
     attributes = {"kernel_shape": [n_rows], "pads": [n_rows - 1, 0], "strides": [1]}

@@ -1,14 +1,13 @@
 """One rule per ONNX operator: what it does to time, and how one chunk of it is computed.
 
-Here are the operators that work on each step alone, those that move axes, and those that slide along time. Operators
-that carry a state of their own are in ``edgeseq.export.stream_memory``. To support one more operator, add one function;
-``docs/streaming.md`` has a worked example.
+Here are the operators that work on each step alone, and those that slide along time. Those that move axes are in
+``edgeseq.export.stream_axes``, and those that carry a state of their own in ``edgeseq.export.stream_memory``. To
+support one more operator, add one function; ``docs/streaming.md`` has a worked example.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +15,9 @@ import onnx_ir as ir
 from edgeseq.export import stream_memory as stream_memory  # noqa: PLC0414  registers its rules
 from edgeseq.export import stream_upsampling as stream_upsampling  # noqa: PLC0414
 from edgeseq.export.cleanup import ELEMENTWISE
-from edgeseq.export.graph_edit import constant, permutation
-from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then
+from edgeseq.export.graph_edit import constant
+from edgeseq.export.stream_axes import last_step, repeated, time_second
+from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, farthest, first, streams, values
 from edgeseq.export.stream_windows import aligned, same_padding, slide, summed_in_turn
 
@@ -72,7 +72,10 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
             "it combines every step with a value of the whole sequence, so early outputs depend on late samples",
             "pool at the end of the model only",
         )
-    if any((a.axis, a.rank) != (head.axis, head.rank) for a in timed):
+    if any(isinstance(a, ir.Value) and a.shape is not None and len(a.shape) > 1 for a in arguments):
+        timed = [time_second(step, a) for a in timed]
+        head = timed[0]
+    if any((a.axes, a.rank) != (head.axes, head.rank) for a in timed):
         raise refuse(node, "its inputs have time at different axes", REARRANGE)
     for argument in arguments:
         if isinstance(argument, ir.Value):
@@ -93,9 +96,12 @@ def _matmul(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     x, weight = arguments
     if not isinstance(x, Timed) or isinstance(weight, Timed) or weight is None:
         raise refuse(node, "the product is not (tensor over time) x (constant)", "attention over time cannot stream")
+    x = time_second(step, x)
     if weight.shape is None or len(weight.shape) != 2 or x.lift(-1) == x.axis:
         raise refuse(node, "the product mixes time steps", REARRANGE)
-    return [replace(x, value=step.copy(node, values(arguments))[0])]
+    if x.lift(-1) == x.batch:
+        raise refuse(node, "it mixes the sequences of a batch", REARRANGE)
+    return [replace(x, value=step.copy(node, [x.value, weight])[0], blank=False)]
 
 
 @streams("Gemm")
@@ -105,6 +111,9 @@ def _gemm(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
     weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if not x.gone or weight is None or attributes.get_int("transA", 0) != 0:
         raise refuse(node, "only a Gemm of one vector a sequence by a constant streams", "use a MatMul")
+    x = time_second(step, x)
+    if x.lift(-1) == x.batch:
+        raise refuse(node, "it mixes the sequences of a batch", REARRANGE)
     weight = weight.T if attributes.get_int("transB", 0) else weight
     weight = np.asarray(weight * attributes.get_float("alpha", 1.0), np.float32)
     y = step.op("MatMul", x.value, step.constant(weight, f"{node.inputs[1].name}_turned"))  # type: ignore[union-attr]
@@ -118,11 +127,13 @@ def _gemm(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
 def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     timed = [a for a in arguments if isinstance(a, Timed)]
     head = timed[0]
-    if len(timed) < len(arguments) or any((a.axis, a.offline) != (head.axis, head.offline) for a in timed):
+    if len(timed) < len(arguments) or any((a.axes, a.offline) != (head.axes, head.offline) for a in timed):
         raise refuse(node, "its inputs are not all over time at the same axis", REARRANGE)
     axis = head.lift(node.attributes.get_int("axis"))
     if axis == head.axis:
         raise refuse(node, "it joins sequences end to end", "join channels instead")
+    if axis == head.batch:
+        raise refuse(node, "it joins batches", "join channels instead")
     late = aligned(step, node, timed)
     past, future = farthest(late)
     y = step.copy(node, values(late), axis=axis)[0]
@@ -132,18 +143,29 @@ def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
 @streams("Softmax", "LogSoftmax", "LayerNormalization")
 def _along_channels(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x = first(node, arguments)
+    one = node.op_type != "LayerNormalization"  # that one takes every axis from its own on
+    x = x if one else time_second(step, x)
     axis = x.lift(node.attributes.get_int("axis", -1))
-    if axis == x.axis or (node.op_type == "LayerNormalization" and axis < x.axis):
+    over = {axis} if one else set(range(axis, x.rank + x.gone))
+    if x.axis in over:
         raise refuse(node, f"{node.op_type} over time needs the whole sequence", "normalise over channels instead")
-    return [replace(x, value=step.copy(node, values(arguments), axis=axis)[0], blank=False)]
+    if x.batch in over:
+        raise refuse(node, "it mixes the sequences of a batch", "normalise over channels instead")
+    inputs = [x.value, *values(arguments)[1:]]
+    return [replace(x, value=step.copy(node, inputs, axis=axis)[0], blank=False)]
 
 
 @streams("BatchNormalization")
 def _batch_normalization(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     x = first(node, arguments)
-    if x.axis == 1:
+    if node.attributes.get_int("training_mode", 0):
+        raise refuse(node, "it is in training mode, so it mixes the sequences of a batch", "export it in evaluation")
+    if x.gone:  # channels are the axis behind the batch, in the step graph, too
+        order = [x.batch, *(axis for axis in range(x.rank + 1) if axis not in x.axes), x.axis]
+        x = replace(x, value=step.op("Transpose", x.value, perm=order), batch=0, axis=x.rank)
+    if x.batch != 0 or x.axis == 1:
         raise refuse(node, "its channels are at the axis of time", REARRANGE)
-    return [replace(x, value=step.copy(node, values(arguments))[0], blank=False)]
+    return [replace(x, value=step.copy(node, [x.value, *values(arguments)[1:]])[0], blank=False)]
 
 
 @streams("Dropout")
@@ -151,99 +173,7 @@ def _dropout(_step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list
     return [first(node, arguments)]  # at inference it passes its input on
 
 
-# Operators that move axes.
-
-
-@streams("Transpose")
-def _transpose(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = first(node, arguments)
-    perm = [x.lift(axis) for axis in permutation(node)]
-    if x.gone:
-        perm.insert(x.axis, x.axis)
-    return [replace(x, value=step.copy(node, [x.value], perm=perm)[0], axis=perm.index(x.axis))]
-
-
-@streams("Squeeze")
-def _squeeze(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = first(node, arguments)
-    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if axes is None:
-        raise refuse(node, "the axes are not constant", "give them as an initializer")
-    dropped = sorted(x.lift(int(axis)) for axis in axes)
-    offline = x.offline
-    if x.axis in dropped:
-        if offline is not TimeAxis.LAST:
-            raise refuse(node, "it drops the time axis, which holds one step only by accident", REARRANGE)
-        dropped.remove(x.axis)
-        offline = TimeAxis.GONE
-    y = step.op("Squeeze", x.value, step.constant(dropped)) if dropped else x.value
-    return [replace(x, value=y, axis=x.axis - sum(d < x.axis for d in dropped), offline=offline)]
-
-
-@streams("Unsqueeze")
-def _unsqueeze(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = first(node, arguments)
-    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if axes is None or x.gone:
-        raise refuse(node, "it adds an axis after time is gone, or one that is not constant", REARRANGE)
-    rank = x.rank + len(axes)
-    new = {int(axis) % rank for axis in axes}
-    kept = [axis for axis in range(rank) if axis not in new]
-    return [replace(x, value=step.copy(node, values(arguments))[0], axis=kept[x.axis])]
-
-
-@streams("Split")
-def _split(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
-    x = first(node, arguments)
-    axis = x.lift(node.attributes.get_int("axis", 0))
-    if axis in (x.axis, 0):
-        raise refuse(node, "it parts the sequence, or the batch", "split channels instead")
-    return [replace(x, value=part) for part in step.copy(node, values(arguments), axis=axis)]
-
-
-@streams("Gather")
-def _gather(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    table, tokens = arguments
-    axis = node.attributes.get_int("axis", 0)
-    if isinstance(tokens, Timed) and isinstance(table, ir.Value) and axis == 0:
-        return [replace(tokens, value=step.copy(node, values(arguments))[0], blank=False)]
-    x, indices = table, constant(node.inputs[1])
-    if not isinstance(x, Timed) or indices is None or indices.ndim > 1:
-        raise refuse(node, "only a look-up of tokens in a constant table, or of constant channels, streams", REARRANGE)
-    at = x.lift(axis)
-    if at == x.axis:
-        if indices.ravel().tolist() != [-1]:
-            raise refuse(node, "it takes steps at fixed places", "select the last step, or every step")
-        return [_last_step(node, x, TimeAxis.LAST if indices.ndim else TimeAxis.GONE)]
-    y = step.copy(node, values(arguments), axis=at)[0]
-    return [replace(x, value=y, axis=x.axis - (indices.ndim == 0 and at < x.axis))]
-
-
-@streams("Tile")
-def _tile(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x, repeats = first(node, arguments), constant(node.inputs[1])
-    if repeats is None or x.gone or repeats[x.axis] != 1 or repeats[1 if x.axis == 0 else 0] != 1:
-        raise refuse(node, "it repeats the sequence, or the batch", "repeat channels instead")
-    return [replace(x, value=step.copy(node, values(arguments))[0])]
-
-
-@streams("Reshape", "Flatten")
-def _reshape(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = first(node, arguments)
-    before, after = (list(v.shape or ()) for v in (node.inputs[0], node.outputs[0]) if v is not None)
-    sizes = [n for axis, n in enumerate(before) if x.gone or axis != x.axis][1:]
-    rest = after[1:] if x.gone else after[2:]
-    known = [n for n in (*sizes, *rest) if isinstance(n, int)]
-    if x.axis != 1 or len(after) < 2 - x.gone or len(known) < len(sizes) + len(rest):
-        raise refuse(node, "it rearranges time together with other axes", REARRANGE)
-    wide, narrow = int(np.prod(known[: len(sizes)])), int(np.prod(known[len(sizes) :]))
-    target = known[len(sizes) :]
-    if x.gone:
-        return [replace(x, value=step.op("Reshape", x.value, step.constant([0, 0, *target])))]
-    if wide % narrow:
-        raise refuse(node, f"it makes rows of {narrow} numbers from rows of {wide}", "keep time an axis of its own")
-    y = step.op("Reshape", x.value, step.constant([0, -1, *target]))
-    return [_repeated(replace(x, value=y), wide // narrow)]
+# Operators that make more rows of each sample, or slide along time.
 
 
 @streams("Resize")
@@ -256,24 +186,13 @@ def _resize(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     times = float(scales[x.axis])
     if times < 1 or times != int(times) or any(s != 1 for axis, s in enumerate(scales) if axis != x.axis):
         raise refuse(node, f"it resizes by {scales.tolist()}", "repeat whole steps, and time alone")
-    return [_repeated(replace(x, value=step.copy(node, values(arguments))[0]), int(times))]
-
-
-def _repeated(x: Timed, times: int) -> Timed:
-    """Of a tensor with ``times`` rows for each row before."""
-    if times == 1:
-        return x
-    past = None if x.past is None else x.past + Fraction(times - 1, times) * x.hop
-    return replace(x, hop=x.hop / times, delay=x.delay * times, rows=then(x.rows, times, 0, 1), past=past)
-
-
-# Operators that slide along time.
+    return [repeated(replace(x, value=step.copy(node, values(arguments))[0]), int(times))]
 
 
 @streams("Conv")
 def _conv(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     x, weight = first(node, arguments), constant(node.inputs[1])
-    if weight is None or weight.ndim != 3 or x.axis != 2 or x.offline is not TimeAxis.FULL:
+    if weight is None or weight.ndim != 3 or x.axes != (0, 2) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "only a 1-D convolution over time with constant weights streams", REARRANGE)
     reach = (weight.shape[2] - 1) * node.attributes.get_ints("dilations", [1])[0]
     stride, before, after = _window(step, node, x, reach)
@@ -291,7 +210,7 @@ def _pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
     x = first(node, arguments)
     attributes = node.attributes
     (size,) = attributes.get_ints("kernel_shape")
-    if x.axis != 2 or x.rank != 3 or x.offline is not TimeAxis.FULL or attributes.get_int("ceil_mode", 0) != 0:
+    if x.axes != (0, 2) or x.rank != 3 or x.offline is not TimeAxis.FULL or attributes.get_int("ceil_mode", 0) != 0:
         raise refuse(node, "only a 1-D pool over time, with ceil_mode=0, streams", REARRANGE)
     reach = (size - 1) * attributes.get_ints("dilations", [1])[0]
     stride, before, after = _window(step, node, x, reach)
@@ -345,6 +264,8 @@ def _slice(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Ti
     strides = steps.tolist() if steps is not None else [1] * len(starts)
     keep = []
     for axis, start, end, stride in zip(named, starts.tolist(), ends.tolist(), strides, strict=True):
+        if axis == x.batch and (start, end >= _FAR, stride) != (0, True, 1):
+            raise refuse(node, "it selects sequences of a batch", REARRANGE)
         if axis != x.axis:
             keep.append((start, end, axis, stride))
         else:
@@ -364,7 +285,7 @@ def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, 
             raise refuse(node, "it reverses what is no sequence any more", REARRANGE)
         return replace(x, backwards=not x.backwards)
     if (start, stride) == (-1, 1) and to_the_end:
-        return _last_step(node, x, TimeAxis.LAST)
+        return last_step(node, x, TimeAxis.LAST)
     if start == 0 and to_the_end and stride == 1:
         return x
     if start < 0 or stride < 1 or not (to_the_end or end < 0) or x.offline is not TimeAxis.FULL:
@@ -375,12 +296,6 @@ def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, 
     return replace(result, value=rows)
 
 
-def _last_step(node: ir.Node, x: Timed, offline: TimeAxis) -> Timed:
-    if x.backwards or x.offline is not TimeAxis.FULL:
-        raise refuse(node, "the last step of reversed time is the first one", "select the last step before reversing")
-    return replace(x, offline=offline)
-
-
 def _constant_along_time(node: ir.Node, value: ir.Value, x: Timed) -> None:
     """Refuse a constant that has another value at another step, or that the step tensor's extra axis would shift."""
     if value.shape is None:
@@ -388,6 +303,10 @@ def _constant_along_time(node: ir.Node, value: ir.Value, x: Timed) -> None:
     if len(value.shape) > x.rank:
         raise refuse(node, f"a constant of shape {list(value.shape)} adds axes before time", "drop its leading axes")
     for axis, size in enumerate(value.shape, start=x.rank - len(value.shape)):
+        if size != 1 and x.lift(axis) == x.batch:
+            raise refuse(
+                node, f"a constant of shape {list(value.shape)} varies along the batch", "export with a dynamic batch"
+            )
         if size != 1 and (axis == x.axis if not x.gone else axis < x.axis):
             raise refuse(
                 node, f"a constant of shape {list(value.shape)} varies along time", "a stream has no fixed length"

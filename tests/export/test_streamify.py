@@ -324,7 +324,7 @@ REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
     "steps mixed into channels": (
         "f = Reshape(input, SHAPE) output = Relu(f)",
         {"SHAPE": np.array([0, -1, 12])},
-        "makes rows of 12 numbers from rows of 4",
+        "it rearranges time together with other axes",
     ),
     "sorted steps": ("v, output = TopK<axis=1>(input, K)", {"K": np.array([3])}, "it sorts the whole sequence"),
     "a sequence at its own pace": (
