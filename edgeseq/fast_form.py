@@ -28,11 +28,11 @@ class Ring:
 class Read:
     """Rows of rings that the step reads together: its input ``slots`` (int64) is told where they stand.
 
-    ``taps`` are (number of the ring, row from its oldest); so many of them, ``together``, make one row of a product.
+    ``taps`` are (number of the ring, row from its oldest); ``taps_each`` of them make one row of a product.
     """
 
     slots: str
-    together: int
+    taps_each: int
     taps: tuple[tuple[int, int], ...]
 
 
@@ -61,7 +61,7 @@ class FastForm:
     phase included), until their end. ``position`` is the state that counts samples: the function leaves it alone.
 
     Of B streams, slot s of stream b is row s·B + b of a buffer's array, and its new row of ring r is row r·B + b; a
-    read lists its taps, ``together`` at a time, for all streams in turn.
+    read lists its taps, ``taps_each`` at a time, for all streams in turn.
     """
 
     function: str
@@ -71,7 +71,7 @@ class FastForm:
     position: str | None
 
 
-def fast_form(raw: Mapping[str, Any]) -> FastForm:
+def read_fast_form(raw: Mapping[str, Any]) -> FastForm:
     """What was written as a JSON object.
 
     Raises:
@@ -107,8 +107,8 @@ def check_fast_form(fast: FastForm, states: Mapping[str, StateSpec], expect: Cal
             expect("fast: ring", f"rows of {spec}, behind the ring before", ring, right=right)
             first += ring.size
         for read in buffer.reads:
-            right = type(read.together) is int and read.together > 0 and len(read.taps) % read.together == 0
-            expect("fast: together", "a part of the taps", read.together, right=right)
+            right = type(read.taps_each) is int and read.taps_each > 0 and len(read.taps) % read.taps_each == 0
+            expect("fast: taps_each", "a part of the taps", read.taps_each, right=right)
             for ring_number, row in read.taps:
                 right = ring_number in range(len(buffer.rings)) and row in range(buffer.rings[ring_number].size)
                 expect("fast: taps", "a row of a ring", (ring_number, row), right=right)

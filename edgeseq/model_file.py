@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
-from edgeseq.fast_form import FastForm, check_fast_form, fast_form
+from edgeseq.fast_form import FastForm, check_fast_form, read_fast_form
 from edgeseq.protobuf import fields
 
 FORMAT_VERSION = 3
@@ -246,7 +246,7 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else OfflineReference(**offline),
-                "fast": None if raw["fast"] is None else fast_form(raw["fast"]),
+                "fast": None if raw["fast"] is None else read_fast_form(raw["fast"]),
             }
         )
         _check(description)

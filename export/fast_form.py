@@ -47,13 +47,18 @@ class _Walk:
 
     def __init__(self, step: StepModel) -> None:
         self._step, self._graph = step, step.model.graph
-        self.weights, self.function = FunctionGraph(), FunctionGraph()
+        self.function = FunctionGraph()
+        taken = [*self._graph.inputs, *self._graph.outputs, *self._graph.initializers.values()]
+        self._prefix = "fast_"
+        while any(str(value.name).startswith(self._prefix) for value in taken):
+            self._prefix += "_"
         self._states = {state.input: state for state in step.state}
         self._buffers: dict[int, Buffer] = {}
         self._known: dict[ir.Value, Known] = {}
         self._inputs: list[ir.Value] = []
         self._weights: dict[str, ir.Value] = {}
         self._plain: dict[str, ir.Value] = {}
+        self._in_rings: set[str] = set()
         for value in self._graph.inputs:
             self._known[value] = self._port(value)
         for node in self._graph:
@@ -101,9 +106,12 @@ class _Walk:
         spec = self._states[str(state.name)]
         if newest.rank != 3 or newest.axis == 0 or spec.dtype != "float32":
             raise NoFastFormError(f"state {spec.input!r} does not hold rows of one axis")
+        if str(state.name) in self._in_rings:
+            raise NoFastFormError(f"state {spec.input!r} is read twice")
+        self._in_rings.add(str(state.name))
         axis = newest.axis - 1
         width, size = spec.shape[1 - axis], spec.shape[axis]
-        buffer = self._buffers.setdefault(width, Buffer(width))
+        buffer = self._buffers.setdefault(width, Buffer(width, self._prefix))
         number = buffer.add(spec.input, axis, size, newest.value)
         return Rows(buffer, number, 0, size + 1, newest)
 
@@ -122,18 +130,20 @@ class _Walk:
             known, name = self._known[port], str(port.name)
             state = next((s for s in self._step.state if s.output == name), None)
             if state is None or state.input in self._plain:
-                assert isinstance(known, Row)
+                if not isinstance(known, Row):
+                    raise NoFastFormError(f"output {name!r} is not the newest row of a tensor")
                 outputs.append(body.op("Identity", known.value, into=ir.val(name)))
-            elif isinstance(known, Rows):
-                assert (known.first, known.stop) == (1, known.size + 1)  # the step graph carries the last rows
-        carried = {ring.state for buffer in self._buffers.values() for ring in buffer.rings} | set(self._plain)
+            elif isinstance(known, Rows) and (known.first, known.stop) != (1, known.size + 1):
+                raise NoFastFormError(f"state {state.input!r} is not carried as the last rows")
         for name in self._states:
-            if name not in carried and not name.endswith(_POSITION):
+            if name not in self._in_rings | set(self._plain) and not name.endswith(_POSITION):
                 raise NoFastFormError(f"state {name!r} depends on the edges of the sequence")
-        buffers = [buffer.grant(head) for buffer in self._buffers.values()]
-        outputs += [buffer.added(body) for buffer in self._buffers.values()]
+        buffers = [buffer.write_reads(head) for buffer in self._buffers.values()]
+        outputs += [buffer.write_rows(body) for buffer in self._buffers.values()]
         rings = [value for buffer in self._buffers.values() for value in (buffer.array, *buffer.slots)]
-        nodes = [*self.weights.nodes, *head.nodes, *body.nodes]
+        nodes = [*head.nodes, *body.nodes]
+        for i, value in enumerate(value for node in nodes for value in node.outputs if value.name is None):
+            value.name = f"{self._prefix}value_{i}"
         read = {value for node in nodes for value in node.inputs}
         weights = [weight for weight in self._weights.values() if weight in read]
         for weight in weights:
@@ -141,6 +151,6 @@ class _Walk:
         inputs = [*self._inputs, *rings, *self._plain.values(), *weights]
         graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": self._graph.opset_imports[""]}, name=FUNCTION)
         position = next((name for name in self._states if name.endswith(_POSITION)), None)
-        start = max(timing.delay for timing in self._step.timings)
+        start = max(self._step.settled, *(timing.delay for timing in self._step.timings))
         form = FastForm(FUNCTION, start, tuple(buffers), tuple(self._plain), position)
         return form, ir.Function(DOMAIN, FUNCTION, graph=graph, attributes=[])

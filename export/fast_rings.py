@@ -43,7 +43,7 @@ class FunctionGraph:
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Request:
     """Rows of one ring, times the first taps of a weight (outputs, inputs, taps); or, without one, a single row."""
 
     ring: int
@@ -54,7 +54,7 @@ class _Wish:
 
     @property
     def kind(self) -> tuple[int, int]:
-        """Wishes of one kind are granted together: how many rows, and how many outputs, 0 for none."""
+        """Requests of one kind are answered together: how many rows, and how many outputs, 0 for none."""
         if self.weight is None:
             return 1, 0
         assert self.weight.shape is not None
@@ -64,13 +64,16 @@ class _Wish:
 class Buffer:
     """The rings of one width, while the function is being made."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, prefix: str) -> None:
+        """``prefix`` begins the names of the function's inputs and outputs for this buffer."""
         self.width = width
-        self.array = ir.val(f"ring_{width}", dtype=ir.DataType.FLOAT)
+        self._prefix = prefix
+        self.array = ir.val(f"{prefix}ring_{width}", dtype=ir.DataType.FLOAT)
+        self._rows_name = f"{prefix}rows_{width}"
         self.slots: list[ir.Value] = []
         self.rings: list[Ring] = []
         self._new: list[ir.Value] = []
-        self._wishes: list[_Wish] = []
+        self._requests: list[_Request] = []
 
     def add(self, state: str, axis: int, size: int, newest: ir.Value) -> int:
         """Add a ring of which every step makes the row ``newest``, (B, width); returns its number."""
@@ -80,59 +83,60 @@ class Buffer:
 
     def row(self, ring: int, row: int) -> ir.Value:
         """A row of a ring, counted from its oldest: (B, width)."""
-        self._wishes.append(_Wish(ring, (row,), ir.Value()))
-        return self._wishes[-1].result
+        self._requests.append(_Request(ring, (row,), ir.Value()))
+        return self._requests[-1].result
 
     def product(self, ring: int, rows: list[int], weight: ir.Value, bias: ir.Value | None) -> ir.Value:
         """What these rows, the first that the window sees, add to a convolution, with its bias: (B, outputs).
 
         ``weight`` is the convolution's, (outputs, width, taps).
         """
-        self._wishes.append(_Wish(ring, tuple(rows), ir.Value(), weight, bias))
-        return self._wishes[-1].result
+        self._requests.append(_Request(ring, tuple(rows), ir.Value(), weight, bias))
+        return self._requests[-1].result
 
-    def grant(self, function: FunctionGraph) -> RingBuffer:
-        """Write what gives all wishes, before any node that reads them; returns what the file says of this buffer."""
-        kinds: dict[tuple[int, int], list[_Wish]] = {}
-        for wish in self._wishes:
-            kinds.setdefault(wish.kind, []).append(wish)
+    def write_reads(self, function: FunctionGraph) -> RingBuffer:
+        """Write what answers all requests, before any node that reads an answer; returns what the file says."""
+        kinds: dict[tuple[int, int], list[_Request]] = {}
+        for request in self._requests:
+            kinds.setdefault(request.kind, []).append(request)
         reads = []
-        for i, ((together, n_outputs), wishes) in enumerate(kinds.items()):
-            slots = ir.val(f"slots_{self.width}_{i}", dtype=ir.DataType.INT64)
+        for i, ((taps_each, n_outputs), requests) in enumerate(kinds.items()):
+            slots = ir.val(f"{self._prefix}slots_{self.width}_{i}", dtype=ir.DataType.INT64)
             self.slots.append(slots)
-            taps = tuple((wish.ring, row) for wish in wishes for row in wish.rows)
-            reads.append(Read(str(slots.name), together, taps))
-            results = [wish.result for wish in wishes]
+            taps = tuple((request.ring, row) for request in requests for row in request.rows)
+            reads.append(Read(str(slots.name), taps_each, taps))
+            results = [request.result for request in requests]
             if n_outputs == 0:
                 _part(function, results, "Gather", self.array, slots, axis=0)
             else:
-                self._multiply(function, wishes, function.op("Gather", self.array, slots, axis=0), results)
-        return RingBuffer(str(self.array.name), f"rows_{self.width}", self.width, tuple(self.rings), tuple(reads))
+                self._multiply(function, requests, function.op("Gather", self.array, slots, axis=0))
+        return RingBuffer(str(self.array.name), self._rows_name, self.width, tuple(self.rings), tuple(reads))
 
-    def added(self, function: FunctionGraph) -> ir.Value:
+    def write_rows(self, function: FunctionGraph) -> ir.Value:
         """What the step adds to the rings, (n · B, width)."""
-        rows = ir.val(f"rows_{self.width}", dtype=ir.DataType.FLOAT)
+        rows = ir.val(self._rows_name, dtype=ir.DataType.FLOAT)
         # Of one row, too: ONNX Runtime 1.31 loses an inner value that an Identity gives as an output.
         return function.op("Concat", *self._new, into=rows, axis=0)
 
-    def _multiply(self, function: FunctionGraph, wishes: list[_Wish], rows: ir.Value, results: list[ir.Value]) -> None:
-        (n_rows, n_outputs), n = wishes[0].kind, len(wishes)
+    def _multiply(self, function: FunctionGraph, requests: list[_Request], rows: ir.Value) -> None:
+        results = [request.result for request in requests]
+        (n_rows, n_outputs), n = requests[0].kind, len(requests)
         wide = n_rows * self.width
         bounds = [function.constant(number) for number in (0, n_rows, 2)]
-        first = [function.op("Slice", wish.weight, *bounds) for wish in wishes]
+        first = [function.op("Slice", request.weight, *bounds) for request in requests]
         turned = [function.op("Transpose", taps, perm=[2, 1, 0]) for taps in first]  # (taps, inputs, outputs)
         if n == 1:
             matrix = function.op("Reshape", turned[0], function.constant(wide, -1))
             row = function.op("Reshape", rows, function.constant(-1, wide))
-            bias = [] if wishes[0].bias is None else [wishes[0].bias]
+            bias = [] if requests[0].bias is None else [requests[0].bias]
             function.op("Gemm" if bias else "MatMul", row, matrix, *bias, into=results[0])
             return
         layers = [function.op("Reshape", taps, function.constant(1, wide, -1)) for taps in turned]
         stacked = function.op("Concat", *layers, axis=0)
         product = function.op("MatMul", function.op("Reshape", rows, function.constant(n, -1, wide)), stacked)
-        if any(wish.bias is not None for wish in wishes):
+        if any(request.bias is not None for request in requests):
             none = function.array(np.zeros(n_outputs, np.float32))
-            biases = [function.op("Reshape", wish.bias or none, function.constant(1, 1, -1)) for wish in wishes]
+            biases = [function.op("Reshape", request.bias or none, function.constant(1, 1, -1)) for request in requests]
             product = function.op("Add", product, function.op("Concat", *biases, axis=0))
         _part(function, results, "Reshape", product, function.constant(-1, n_outputs))
 

@@ -18,8 +18,6 @@ from edgeseq.export.cleanup import ELEMENTWISE
 from edgeseq.export.fast_rings import Buffer, FunctionGraph
 from edgeseq.export.graph_edit import constant, permutation
 
-_WIDEST_GROUPED = 2**17  # multiplications: about as long as ten nodes take
-
 
 class NoFastFormError(Exception):
     """Why a step graph has no fast form."""
@@ -69,7 +67,6 @@ Known = Row | Rows | Mask | ir.Value | None
 class Walk(Protocol):
     """What a rule may ask of the walk."""
 
-    weights: FunctionGraph
     function: FunctionGraph
 
     def op(self, op_type: str, *inputs: ir.Value | None, like: ir.Node | None = None, **attributes: Any) -> ir.Value:
@@ -136,7 +133,10 @@ def _shape_of(_walk: Walk, _node: ir.Node, _arguments: list[Known]) -> list[Know
 def _matmul(walk: Walk, _node: ir.Node, arguments: list[Known]) -> list[Known]:
     x = _row(arguments[0])
     x.drop(-1)
-    return [replace(x, value=walk.op("MatMul", x.value, _fixed(arguments[1])))]
+    weight = _fixed(arguments[1])
+    if len(_shape(weight)) != 2:
+        raise NoFastFormError("a product is not with a matrix")
+    return [replace(x, value=walk.op("MatMul", x.value, weight))]
 
 
 @_fast("Softmax", "LogSoftmax", "LayerNormalization")
@@ -158,7 +158,7 @@ def _transpose(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]
 
 @_fast("ReduceMax", "ReduceMean", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL2", "ReduceSumSquare")
 def _reduce(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
-    x, axes = _row(arguments[0]), _numbers(arguments[1])
+    x, axes = _row(arguments[0]), _axes_of(node, arguments)
     y = walk.op(node.op_type, x.value, walk.function.constant(*(x.drop(a) for a in axes)), like=node)
     if node.attributes.get_int("keepdims", 1):
         return [replace(x, value=y)]
@@ -175,8 +175,9 @@ def _unsqueeze(walk: Walk, _node: ir.Node, arguments: list[Known]) -> list[Known
 
 
 @_fast("Squeeze")
-def _squeeze(walk: Walk, _node: ir.Node, arguments: list[Known]) -> list[Known]:
-    x, axes = _row(arguments[0]), sorted(axis % _row(arguments[0]).rank for axis in _numbers(arguments[1]))
+def _squeeze(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
+    x = _row(arguments[0])
+    axes = sorted(axis % x.rank for axis in _axes_of(node, arguments))
     y = walk.op("Squeeze", x.value, walk.function.constant(*(x.drop(axis) for axis in axes)))
     return [Row(y, x.axis - sum(axis < x.axis for axis in axes), x.rank - len(axes))]
 
@@ -264,8 +265,8 @@ def _conv(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
     fixed_bias = None if bias is None else _fixed(bias)
     if node.attributes.get_ints("strides", [1])[0] != 1:
         raise NoFastFormError("a convolution has a stride")
-    if (n_groups := node.attributes.get_int("group", 1)) != 1:
-        weight = _ungrouped(walk, weight, n_groups)
+    if node.attributes.get_int("group", 1) != 1:
+        return [_grouped(walk, node, x, weight, fixed_bias)]
     newest = x.newest if isinstance(x, Rows) else _row(x)
     if newest.axis != 2 or newest.rank != 3:
         raise NoFastFormError("a convolution is not over time alone")
@@ -291,29 +292,34 @@ def _taps(node: ir.Node, x: Rows, n_taps: int) -> list[int]:
     return [x.first + i * dilation for i in range(n_taps)]
 
 
-def _ungrouped(walk: Walk, weight: ir.Value, n_groups: int) -> ir.Value:
-    """The weight (outputs, inputs, taps) of a convolution of one group, mostly zeros, that does the same."""
-    n_outputs, n_each, n_taps = _shape(weight)
-    if n_outputs * n_each * n_groups * n_taps > _WIDEST_GROUPED:
-        raise NoFastFormError("a grouped convolution has too many channels to be done as one of a single group")
-    of_output = np.arange(n_outputs)[:, None] // (n_outputs // n_groups)
-    of_input = np.arange(n_each * n_groups)[None, :] // n_each
-    there = walk.weights.array((of_output == of_input).astype(np.float32)[:, :, None])
-    repeated = walk.weights.op("Tile", weight, walk.weights.constant(1, n_groups, 1))
-    dense = walk.weights.op("Mul", repeated, there)
-    dense.shape = ir.Shape([n_outputs, n_each * n_groups, n_taps])
-    return dense
+def _grouped(walk: Walk, node: ir.Node, x: Known, weight: ir.Value, bias: ir.Value | None) -> Row:
+    """A convolution of the rows that the window sees, side by side.
+
+    Not a product with zeros for the channels of other groups: 0 · Inf is NaN.
+    """
+    n_taps = _shape(weight)[2]
+    newest = x.newest if isinstance(x, Rows) else _row(x)
+    rows = [row.value for row in _each(x, _taps(node, x, n_taps))] if isinstance(x, Rows) else [newest.value]
+    beside = rows[0] if n_taps == 1 else walk.op("Concat", *rows, axis=1)
+    window = walk.op("Reshape", beside, walk.function.constant(0, n_taps, -1))
+    inputs = [walk.op("Transpose", window, perm=[0, 2, 1]), weight, *([] if bias is None else [bias])]
+    y = walk.op("Conv", *inputs, like=node, dilations=[1], pads=[0, 0])
+    return replace(newest, value=walk.op("Squeeze", y, walk.function.constant(2)))
+
+
+def _each(x: Rows, rows: list[int]) -> list[Row]:
+    return [_only_row(replace(x, first=row, stop=row + 1)) for row in rows]
 
 
 @_fast("MaxPool", "AveragePool")
 def _pool(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
     x = arguments[0]
-    (size,) = node.attributes.get_ints("kernel_shape")
+    size, *more = node.attributes.get_ints("kernel_shape")
     if size == 1 and isinstance(x, Row):
         return [x]
-    if not isinstance(x, Rows) or node.attributes.get_ints("strides", [1])[0] != 1:
+    if not isinstance(x, Rows) or more or node.attributes.get_ints("strides", [1])[0] != 1:
         raise NoFastFormError("a pool has a stride")
-    rows = [_only_row(replace(x, first=row, stop=row + 1)).value for row in _taps(node, x, size)]
+    rows = [row.value for row in _each(x, _taps(node, x, size))]
     return [replace(x.newest, value=walk.op("Max" if node.op_type == "MaxPool" else "Mean", *rows))]
 
 
@@ -340,6 +346,12 @@ def _scan(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
 def _shape(fixed: ir.Value) -> tuple[int, ...]:
     assert fixed.shape is not None
     return tuple(fixed.shape.numpy())
+
+
+def _axes_of(node: ir.Node, arguments: list[Known]) -> list[int]:
+    if len(arguments) < 2:
+        raise NoFastFormError(f"operator {node.op_type} does not say which axes")
+    return _numbers(arguments[1])
 
 
 def _numbers(argument: Known) -> list[int]:

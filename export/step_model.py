@@ -44,6 +44,7 @@ class StepModel:
     cuts: tuple[int, ...]
     end: str | None
     axes: Mapping[str, Axes] = field(default_factory=dict)
+    settled: int = 0  # rows from which on nothing stands before the sequence any more, in any tensor that is masked
     fast: FastForm | None = None
     not_fast: str | None = None
 
@@ -271,6 +272,7 @@ class _Walk:
             phase=step.plan.phase,
             cuts=tuple(sorted(step.cuts)),
             end=None if step.end is None else step.end.name,
+            settled=max(step.depths.values(), default=0),
             axes={
                 str(port.name): Axes(batch=x.drop(x.batch), time=None if x.gone else x.axis)
                 for x, port in zip(self._results, graph.outputs, strict=True)

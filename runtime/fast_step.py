@@ -106,8 +106,8 @@ class FastStep:
         period = math.lcm(*(ring.size for ring in rings))
         if period * (len(taps) + len(rings)) > _LONGEST_TABLE:
             period = 0
-        self._taps = _Slots(taps, period)
-        self._newest = [_Slots([(ring, 0) for ring in buffer.rings], period) for buffer in form.buffers]
+        self._taps = _SlotTable(taps, period)
+        self._newest = [_SlotTable([(ring, 0) for ring in buffer.rings], period) for buffer in form.buffers]
 
     def slots(self, n_steps: int) -> Array:
         """Where the taps of all buffers stand after so many steps."""
@@ -118,7 +118,7 @@ class FastStep:
         return [slots.after(n_steps) for slots in self._newest]
 
 
-class _Slots:
+class _SlotTable:
     """Where rows of rings stand: each step, what was row i of a ring is row i - 1, and stays in its slot.
 
     With a ``period`` after which all rings are at their beginning again, from a table.
@@ -161,7 +161,7 @@ class Rings:
         self._written = [(self._arrays[b.array], self._arrays[b.rows]) for b in fast.form.buffers]
         specs = {spec.input: spec for spec in fast.description.state}
         self._carried = [(self._arrays[name], self._arrays[specs[name].output]) for name in fast.form.states]
-        self._begin = self._kept = 0
+        self._loaded_at = self._kept_until = 0
         self._binding = fast.ort_session.io_binding()
         for name, _, _ in fast.inputs:
             self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(self._arrays[name]))
@@ -170,19 +170,19 @@ class Rings:
 
     def step(self, fed: int) -> None:
         """Run one step, of a stream whose states have seen ``fed`` samples."""
-        if fed != self._kept:
+        if fed != self._kept_until:
             self._keep(fed)
-        self._all_slots[...] = self._fast.slots(fed - self._begin)
+        self._all_slots[...] = self._fast.slots(fed - self._loaded_at)
         self._fast.ort_session.run_with_iobinding(self._binding)
 
     def _keep(self, fed: int) -> None:
         """Let what the last step gave be part of the state. Doing it twice is doing it once."""
-        places = self._fast.newest(fed - 1 - self._begin)
+        places = self._fast.newest(fed - 1 - self._loaded_at)
         for (ring, rows), slots in zip(self._written, places, strict=True):
             ring[slots] = rows
         for now, following in self._carried:
             now[...] = following
-        self._kept = fed
+        self._kept_until = fed
 
     def load(self, states: Sequence[Array], fed: int) -> None:
         """Take over the states of the step graph, (1, ...) each."""
@@ -194,18 +194,21 @@ class Rings:
                 rows[ring.first : ring.first + ring.size] = np.moveaxis(state, ring.axis, 0)
         for name in self._fast.form.states:
             self._arrays[name][...] = by_name[name]
-        self._begin = self._kept = fed
+        self._loaded_at = self._kept_until = fed
 
     def store(self, states: Sequence[Array], fed: int) -> None:
         """Write the states of the step graph, into arrays of their shapes."""
-        if fed != self._kept:
+        if fed != self._kept_until:
             self._keep(fed)
         by_name = {spec.input: state for spec, state in zip(self._fast.description.state, states, strict=True)}
         for buffer in self._fast.form.buffers:
             rows = self._arrays[buffer.array]
             for ring in buffer.rings:
-                turned = np.roll(rows[ring.first : ring.first + ring.size], self._begin - fed, axis=0)
-                np.moveaxis(by_name[ring.state][0], ring.axis, 0)[...] = turned
+                oldest_first = np.moveaxis(by_name[ring.state][0], ring.axis, 0)
+                turned = (fed - self._loaded_at) % ring.size  # where the oldest row stands
+                stop = ring.first + ring.size
+                oldest_first[: ring.size - turned] = rows[ring.first + turned : stop]
+                oldest_first[ring.size - turned :] = rows[ring.first : ring.first + turned]
         for name in self._fast.form.states:
             by_name[name][...] = self._arrays[name]
         if self._fast.form.position is not None:

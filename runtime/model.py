@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from edgeseq.errors import ModelFileError
 from edgeseq.model_file import Description, Port
-from edgeseq.runtime.fast_check import FastFormError, fast_step
+from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.fast_step import FastStep
 from edgeseq.runtime.inputs import InputCheck
 from edgeseq.runtime.model_source import Source, open_model
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], *, fast: bool = True) -> Model:
     if not fast:
         return Model(source, None, "the fast form was not asked for")
     try:
-        return Model(source, fast_step(source), source.description.not_fast)
+        return Model(source, open_fast_step(source), source.description.not_fast)
     except FastFormError as error:
         warnings.warn(f"{os.fspath(path)!r}: {error}; it runs on its step graph, slower", RuntimeWarning, stacklevel=2)
         return Model(source, None, str(error))

@@ -22,6 +22,8 @@ from edgeseq.runtime.snapshot import damaged, pack, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
 _LONGEST_CALL = 512
+# A stream moves its state into rings after so many steps in a row: the move costs about as much as they gain.
+_STEPS_BEFORE_RINGS = 4
 
 
 class Stream:
@@ -73,6 +75,7 @@ class Stream:
         self._fast = fast
         self._rings: Rings | None = None
         self._in_rings = False
+        self._steps_in_a_row = 0
         self._plain = d.granule == 1 and len(d.inputs) == 1 and len(self._outputs) == 1 and self._outputs[0].is_plain
 
     @property
@@ -102,8 +105,8 @@ class Stream:
             for frame, x in zip(self._frame, rows, strict=True):
                 frame[0] = x
         try:
-            if self._fast is not None and self._fed >= self._fast.form.start:
-                self._into_rings(self._fast).step(self._fed)
+            if (rings := self._in_use()) is not None:
+                rings.step(self._fed)
             else:
                 self._ort_session.run_with_iobinding(self._call)
         except Exception as error:
@@ -167,18 +170,21 @@ class Stream:
             outputs, _ = self._run(rows)
         finally:
             self._end[:] = NEVER
-        self._ended = True
         due = [output.due(y, fed, n) for output, y in zip(self._outputs, outputs, strict=True)]
+        self._ended = True
         return self._returned(due)
 
     def reset(self) -> None:
         """Go back to the state of a new stream."""
-        self._in_rings = False
-        for buffer, spec in zip(self._now, self._description.state, strict=True):
+        for buffer, spec in zip(self._next, self._description.state, strict=True):
             buffer.fill(spec.initial)
-        self._waiting = self._zeros(self._description.phase)
-        self._position = self._fed = 0
-        self._ended = False
+        waiting = self._zeros(self._description.phase)
+        # Nothing is called from here on, so an interrupt comes before all of it or after.
+        self._now, self._next = self._next, self._now
+        self._call, self._call_after = self._call_after, self._call
+        self._waiting = waiting
+        self._fed = self._position = self._steps_in_a_row = 0
+        self._in_rings = self._ended = False
 
     def snapshot(self) -> bytes:
         """The stream's state as bytes; ``Model.restore`` continues from it bitwise. Equal states give equal bytes."""
@@ -227,8 +233,14 @@ class Stream:
             return values[0]
         return dict(zip((output.port.name for output in self._outputs), values, strict=True))
 
-    def _into_rings(self, fast: FastStep) -> Rings:
-        """Where the state is while single steps run on the fast form."""
+    def _in_use(self) -> Rings | None:
+        """The rings, if this step is to run on them."""
+        fast = self._fast
+        if fast is None or self._fed < fast.form.start:
+            return None
+        if not self._in_rings and self._steps_in_a_row < _STEPS_BEFORE_RINGS:
+            self._steps_in_a_row += 1
+            return None
         if self._rings is None:
             samples, results = ([array[:, 0] for array in arrays] for arrays in (self._frame, self._results))
             self._rings = Rings(fast, samples, results)
@@ -238,7 +250,8 @@ class Stream:
         return self._rings
 
     def _states(self) -> list[Array]:
-        """The states of the step graph, brought up to date."""
+        """The states of the step graph, brought up to date; the next steps run on it, too."""
+        self._steps_in_a_row = 0
         if self._in_rings and self._rings is not None:
             self._rings.store(self._now, self._fed)
             self._in_rings = False

@@ -77,9 +77,9 @@ BUFFER = {
     "rows": "rows_4",
     "width": 4,
     "rings": [{"state": "s", "axis": 1, "first": 0, "size": 2}],
-    "reads": [{"slots": "slots_4", "together": 1, "taps": [[0, 1]]}],
+    "reads": [{"slots": "slots_4", "taps_each": 1, "taps": [[0, 1]]}],
 }
-WRONG_READ = {"slots": "slots_4", "together": 1, "taps": [[0, 9]]}
+WRONG_READ = {"slots": "slots_4", "taps_each": 1, "taps": [[0, 9]]}
 RING_STATE = {"input": "s", "output": "t", "dtype": "float32", "shape": [4, 2], "initial": 0.0}
 
 PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None, "timing": None}

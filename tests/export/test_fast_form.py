@@ -61,6 +61,16 @@ FAST: dict[str, Build] = {
     "running maximum": lambda: chain(L.Conv1D(5, 3, padding="causal"), L.GlobalMaxPooling1D(), L.Dense(2)),
     "running mean": lambda: chain(L.Conv1D(5, 3, padding="causal"), L.GlobalAveragePooling1D(), L.Dense(2)),
     "running mean behind lookahead": lambda: chain(L.Conv1D(5, 3, padding="same"), L.GlobalAveragePooling1D()),
+    "cropped and padded again": lambda: chain(
+        L.Conv1D(4, 3), L.ZeroPadding1D((2, 0)), L.Conv1D(2, 3, padding="causal")
+    ),
+    "padded in front of a mean": lambda: chain(L.Conv1D(4, 3), L.ZeroPadding1D((2, 0)), L.GlobalAveragePooling1D()),
+    "padded behind a pool": lambda: chain(
+        L.MaxPooling1D(5, 1), L.ZeroPadding1D((4, 0)), L.Conv1D(4, 3, padding="causal")
+    ),
+    "padded in front of lookahead": lambda: chain(
+        L.Conv1D(4, 7), L.ZeroPadding1D((6, 0)), L.Conv1D(4, 5, padding="same")
+    ),
     "WaveNet": _wavenet,
     "gated": _glu,
     "depthwise": lambda: chain(L.DepthwiseConv1D(3, padding="same", depth_multiplier=2)),
@@ -138,6 +148,30 @@ def test_what_has_none_says_why_and_streams(build: Build, reason: str, randomise
     assert model.stream().push(np.ones((9, C), np.float32)).shape[1:] == model.output.shape
 
 
+@pytest.mark.parametrize("layer", [L.DepthwiseConv1D(2, padding="same"), L.Conv1D(4, 2, groups=2, padding="causal")])
+def test_an_infinite_channel_does_not_reach_other_groups(layer: Any, randomise: Randomise, tmp_path: Path) -> None:
+    model = randomise(chain(L.Activation("exponential"), layer, L.Activation("tanh")))
+    report = export_model(model, tmp_path, name="m")
+    assert report.stream is not None
+    x = np.zeros((12, C), np.float32)
+    x[7, 3] = 100  # finite, but not its exponential
+    stream = rt.load(report.stream).stream()
+    rows = [stream.step(row) for row in x]
+    streamed = np.concatenate([np.stack([row for row in rows if row is not None]), stream.flush()])
+    whole = rt.load_offline(report.offline).run(x)
+    assert np.isfinite(whole[:, 0]).all()
+    np.testing.assert_allclose(streamed, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fast_ring_3", "fast_slots_4_0", "fast_rows_4", "fast_value_0", "FastStep"])
+def test_ports_may_have_any_name(name: str, randomise: Randomise, tmp_path: Path) -> None:
+    x = keras.Input((None, C), name=name)
+    outputs = {name: L.Conv1D(3, 2, padding="causal")(x), "other": L.Conv1D(2, 3, padding="causal")(x)}
+    report = export_model(randomise(keras.Model(x, outputs)), tmp_path, name="m")
+    assert report.stream is not None
+    assert "fast form" in rt.load(report.stream).explain()
+
+
 def _run_nodes(path: Path) -> Counter[str]:
     (function,) = onnx.load(path).functions
     return Counter(node.op_type for node in function.node)
@@ -202,7 +236,7 @@ def _drawn(randomise: Randomise, tmp_path_factory: Any, data: Any) -> None:
     for _ in range(data.draw(st.integers(1, 5))):
         options = {"padding": draw(["causal", "same"]), "dilation_rate": draw([1, 1, 2, 5])}
         conv = L.Conv1D(C, draw([1, 2, 3, 4]), activation=draw([None, "relu", "tanh", "gelu"]), **options)
-        kind = draw(["conv", "residual", "gate", "norm", "pool", "concat", "depthwise"])
+        kind = draw(["conv", "residual", "gate", "norm", "pool", "concat", "depthwise", "pad", "crop"])
         if kind == "conv":
             x = conv(x)
         elif kind == "residual":
@@ -215,6 +249,10 @@ def _drawn(randomise: Randomise, tmp_path_factory: Any, data: Any) -> None:
             x = L.MaxPooling1D(draw([2, 3]), 1, padding="same")(x)
         elif kind == "concat":
             x = L.Dense(C)(L.Concatenate()([x, conv(x)]))
+        elif kind == "pad":
+            x = L.ZeroPadding1D((draw([0, 2]), draw([0, 1])))(x)
+        elif kind == "crop":
+            x = L.Cropping1D((draw([0, 1, 3]), draw([0, 1])))(x)
         else:
             x = L.DepthwiseConv1D(draw([2, 3]), padding="same")(x)
     head = draw(["none", "dense", "max", "mean"])
