@@ -18,7 +18,7 @@ from edgeseq.errors import DTypeError, InputError, SnapshotError, StreamEndedErr
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.inputs import Array, InputCheck
-from edgeseq.runtime.snapshot import damaged, pack, unpack
+from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
 _LONGEST_CALL = 512
@@ -189,9 +189,11 @@ class Stream:
     def snapshot(self) -> bytes:
         """The stream's state as bytes; ``Model.restore`` continues from it bitwise. Equal states give equal bytes."""
         d = self._description
+        if self._in_rings and self._rings is not None:  # they go on holding the state: the next step need not load it
+            self._rings.store(self._now, self._fed)
         header = {"graph_sha256": d.graph_sha256, "position": self._position, "fed": self._fed, "ended": self._ended}
         waiting = zip((f"waiting {port.name}" for port in d.inputs), self._waiting, strict=True)
-        return pack(header, [*waiting, *zip((s.input for s in d.state), self._states(), strict=True)])
+        return pack(header, [*waiting, *zip((s.input for s in d.state), self._now, strict=True)])
 
     def _restore(self, data: bytes) -> None:
         """Take over the state in a snapshot, of a stream that nobody has used.
@@ -203,17 +205,15 @@ class Stream:
         header, arrays = unpack(data)
         if header.get("graph_sha256") != d.graph_sha256:
             raise SnapshotError(
-                f"snapshot: of another model, expected the graph {d.graph_sha256[:12]}, got "
-                f"{str(header.get('graph_sha256'))[:12]}; restore it with the model that it was taken from"
+                f"snapshot: of another model, expected the graph {d.graph_sha256!r}, got "
+                f"{short(header.get('graph_sha256'))}; restore it with the file that it was taken from"
             )
-        try:
-            waiting = [arrays[f"waiting {port.name}"] for port in d.inputs]
-            for array, spec in zip(self._now, d.state, strict=True):
-                array[...] = arrays[spec.input]
-            position, fed, ended = int(header["position"]), int(header["fed"]), bool(header["ended"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(error) from error
-        self._waiting, self._position, self._fed, self._ended, self._in_rings = waiting, position, fed, ended, False
+        check_layout(header, arrays, d)
+        for array, spec in zip(self._now, d.state, strict=True):
+            array[...] = arrays[spec.input]
+        self._waiting = [arrays[f"waiting {port.name}"] for port in d.inputs]
+        self._position, self._fed, self._ended = header["position"], header["fed"], header["ended"]
+        self._in_rings = False
 
     def _by_port(self, given: Any) -> list[tuple[str, Any, object]]:
         """(name, value, where it came from) of every input, in the order of the model's."""

@@ -17,8 +17,10 @@ from keras import layers as L  # noqa: N812
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError
 from edgeseq.export import export_model
+from edgeseq.runtime import fast_step
 from edgeseq.runtime.snapshot import pack, unpack
 from tests.export.small_models import chain
+from tests.runtime.signed_snapshots import changed
 
 TINY = rt.load("tests/data/tiny.stream.onnx")
 
@@ -114,10 +116,13 @@ def test_a_damaged_snapshot_is_refused_and_nothing_is_loaded(data: Any) -> None:
         (lambda whole: whole[:10], "truncated, 10 bytes"),
         (lambda whole: whole + b"0", "damaged, expected"),
         (lambda whole: whole[:-50] + b"\xff" + whole[-49:], "damaged, its checksum"),
-        (lambda whole: _changed(whole, format_version=2), "of format 2, this edgeseq reads 1"),
-        (lambda whole: _changed(whole, position="x"), "damaged, its header"),
-        (lambda whole: _changed(whole, arrays=[]), "damaged, expected"),
-        (lambda whole: _changed(whole, graph_sha256="0" * 64), "of another model, expected the graph"),
+        (lambda whole: changed(whole, format_version=2), "of format 2, this edgeseq reads 1"),
+        (
+            lambda whole: changed(whole, position="x"),
+            "damaged, its field 'position': expected a whole number .* got 'x'",
+        ),
+        (lambda whole: changed(whole, arrays=[]), "damaged, expected"),
+        (lambda whole: changed(whole, graph_sha256="0" * 64), "of another model, expected the graph"),
     ],
 )
 def test_refusals_say_which(broken: Any, message: str) -> None:
@@ -125,12 +130,26 @@ def test_refusals_say_which(broken: Any, message: str) -> None:
         TINY.restore(broken(TINY.stream().snapshot()))
 
 
-def _changed(whole: bytes, **fields: Any) -> bytes:
-    """A snapshot with another header, and a checksum that fits."""
-    size = int.from_bytes(whole[8:12], "little")
-    text = json.dumps({**json.loads(whole[12 : 12 + size]), **fields}, sort_keys=True).encode()
-    body = whole[:8] + len(text).to_bytes(4, "little") + text + whole[12 + size : -32]
-    return body + hashlib.sha256(body).digest()
+def test_a_snapshot_between_steps_leaves_the_rings_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, x = TINY.stream(), _samples(40)
+    assert "ring buffers" in TINY.explain()
+    loads: list[int] = []
+    load = fast_step.Rings.load
+
+    def counted(rings: fast_step.Rings, *given: Any) -> None:
+        loads.append(1)
+        load(rings, *given)
+
+    monkeypatch.setattr(fast_step.Rings, "load", counted)
+    twins = []
+    for row in x:
+        twins.append(TINY.restore(stream.snapshot()))
+        stream.step(row)
+    assert len(loads) == 1
+    for n, twin in enumerate(twins):
+        for row in x[n:]:
+            twin.step(row)
+        assert twin.snapshot() == stream.snapshot()
 
 
 def test_the_bytes_are_what_the_document_says() -> None:
@@ -158,9 +177,68 @@ def test_the_store_keeps_any_key(tmp_path: Path) -> None:
     assert len(list((tmp_path / "deep" / "folder").iterdir())) == len(keys) - 1
     with pytest.raises(rt.SnapshotError, match="none of 'pump/7'"):
         store.load("pump/7")
-    for key in ("", "x" * 300):
-        with pytest.raises(ConfigError, match="expected a key"):
-            store.save(key, b"")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", "at least one letter"),
+        ("x" * 247, "takes up to 255 bytes, got 256 bytes"),
+        ("ü" * 50, "takes up to 255 bytes, got 309 bytes"),
+        ("\ud800", "that UTF-8 can hold"),
+        (None, "expected a text as the key, got NoneType"),
+        (b"a", "expected a text as the key, got bytes"),
+        (Path("a"), "expected a text as the key, got PosixPath"),
+    ],
+)
+def test_keys_that_cannot_be_kept_are_refused_everywhere(key: Any, message: str, tmp_path: Path) -> None:
+    store = rt.SnapshotStore(tmp_path)
+    for call in (store.load, store.remove, lambda key: store.save(key, b"")):
+        with pytest.raises(ConfigError, match=message):
+            call(key)
+    assert list(tmp_path.iterdir()) == []
+    store.save("x" * 246, b"the longest")
+    assert store.keys() == ["x" * 246]
+
+
+def test_files_that_are_no_snapshots_of_the_store_are_not_listed(tmp_path: Path) -> None:
+    store = rt.SnapshotStore(tmp_path)
+    store.save("a b", b"")
+    for name in ("a b.snapshot", "a%2fb.snapshot", "%FF.snapshot", ".snapshot", ".x.new", "a.snapshot.snapshot", "b"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / os.fsdecode(b"\xff.snapshot")).write_bytes(b"")
+    (tmp_path / "folder.snapshot").mkdir()
+    assert store.keys() == ["a b"]
+    with pytest.raises(rt.SnapshotError, match=r"cannot read .*folder"):
+        store.load("folder")
+    with pytest.raises(ConfigError, match=r"cannot remove .*folder"):
+        store.remove("folder")
+    with pytest.raises(ConfigError, match=r"cannot write .*folder"):
+        store.save("folder", b"")
+    with pytest.raises(ConfigError, match="expected bytes to keep under 'c', got NoneType"):
+        store.save("c", None)  # type: ignore[arg-type]
+    assert store.keys() == ["a b"]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".new") and path.name != ".x.new"]
+
+
+def test_a_folder_that_went_away_is_a_named_error(tmp_path: Path) -> None:
+    store = rt.SnapshotStore(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    with pytest.raises(ConfigError, match="cannot list"):
+        store.keys()
+    with pytest.raises(ConfigError, match="cannot remove"):
+        store.remove("a")
+    with pytest.raises(ConfigError, match="cannot write"):
+        store.save("a", b"")
+    with pytest.raises(rt.SnapshotError, match="none of 'a'"):
+        store.load("a")
+
+
+def test_only_the_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+    store = rt.SnapshotStore(tmp_path)
+    store.save("a", b"")
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -197,5 +275,9 @@ def test_a_write_reaches_the_disk_before_it_gets_its_name(tmp_path: Path, monkey
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot use .*file. as a folder"):
-        rt.SnapshotStore(tmp_path / "file")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(ConfigError, match=r"cannot use .*file.* as a folder"):
+            rt.SnapshotStore(folder)
+    for wrong in (str(tmp_path) + "\0", None):
+        with pytest.raises(ConfigError, match="as a folder"):
+            rt.SnapshotStore(wrong)  # type: ignore[arg-type]
