@@ -127,7 +127,7 @@ class Model:
         """Open a new stream in the initial state. ``name`` appears in its errors."""
         return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast)
 
-    def restore(self, snapshot: bytes, name: str = "stream") -> Stream:
+    def restore(self, snapshot: bytes | bytearray | memoryview, name: str = "stream") -> Stream:
         """A stream that continues where the one stood that the snapshot was taken from, bitwise.
 
         Raises:
