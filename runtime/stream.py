@@ -191,11 +191,12 @@ class Stream:
         d = self._description
         if self._in_rings and self._rings is not None:  # they go on holding the state: the next step need not load it
             self._rings.store(self._now, self._fed)
+        self._steps_in_a_row = _STEPS_BEFORE_RINGS  # as a restored one: both go on in the same form, so bitwise alike
         header = {"graph_sha256": d.graph_sha256, "position": self._position, "fed": self._fed, "ended": self._ended}
         waiting = zip((f"waiting {port.name}" for port in d.inputs), self._waiting, strict=True)
         return pack(header, [*waiting, *zip((s.input for s in d.state), self._now, strict=True)])
 
-    def _restore(self, data: bytes) -> None:
+    def _restore(self, data: bytes | bytearray | memoryview) -> None:
         """Take over the state in a snapshot, of a stream that nobody has used.
 
         Raises:
@@ -213,7 +214,7 @@ class Stream:
             array[...] = arrays[spec.input]
         self._waiting = [arrays[f"waiting {port.name}"] for port in d.inputs]
         self._position, self._fed, self._ended = header["position"], header["fed"], header["ended"]
-        self._in_rings = False
+        self._in_rings, self._steps_in_a_row = False, _STEPS_BEFORE_RINGS
 
     def _by_port(self, given: Any) -> list[tuple[str, Any, object]]:
         """(name, value, where it came from) of every input, in the order of the model's."""
