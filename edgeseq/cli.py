@@ -156,7 +156,8 @@ def streamify(
     Args:
         model: an offline ONNX file, of edgeseq or of another exporter.
         out: the stream file to write, NAME.stream.onnx.
-        time_axis: of the model's inputs, where it cannot be found: 1 for (batch, time, channels), 2 for channels first.
+        time_axis: of the model's inputs, where it cannot be found: 1 for (batch, time, channels), 2 for channels
+            first, 0 for (time, batch, channels).
         name: of the model; the name of OUT by default.
         features: names of the channels of the input.
         labels: names of the channels of the output.
@@ -195,7 +196,7 @@ def verify(
     Args:
         stream: a stream file of edgeseq.
         offline: the offline model that it equals, a file of edgeseq or of another exporter.
-        time_axis: of the offline model's inputs, where it cannot be found.
+        time_axis: of the offline model's inputs, where it is not the one in STREAM.
         vocabulary: of a model of tokens, how many there are, where the graph does not tell.
         write: write the certificate; with --no-write the file stays as it is.
     """

@@ -116,10 +116,14 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class OfflineReference:
-    """The offline model that a stream equals: its file name and the hash of its graph."""
+    """The offline model that a stream equals: its file name and the hash of its graph.
+
+    ``axes`` says of its inputs, by name, where they have (batch, time); without an entry that is (0, 1).
+    """
 
     file: str
     graph_sha256: str
+    axes: dict[str, tuple[int, int]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -220,8 +224,10 @@ def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_format_2(old: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 had no fast form."""
-    return {**old, "fast": None, "not_fast": None, "format_version": FORMAT_VERSION}
+    """Format 2 had no fast form, and did not say where the offline model has batch and time: first and second."""
+    origin = old.get("offline")
+    axes = {"offline": {**origin, "axes": {}}} if isinstance(origin, dict) else {}
+    return {**old, **axes, "fast": None, "not_fast": None, "format_version": FORMAT_VERSION}
 
 
 _OLDER = {1: _from_format_1, 2: _from_format_2}
@@ -245,7 +251,7 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "outputs": tuple(_port(port) for port in raw["outputs"]),
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
-                "offline": None if offline is None else OfflineReference(**offline),
+                "offline": None if offline is None else _offline(offline),
                 "fast": None if raw["fast"] is None else read_fast_form(raw["fast"]),
             }
         )
@@ -288,6 +294,11 @@ def _check(d: Description) -> None:
     expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
     if d.fast is not None:
         check_fast_form(d.fast, {state.input: state for state in d.state}, expect)
+    if d.offline is not None:
+        named = [*d.offline.axes.values()]
+        right = all(_is_count(b) and _is_count(t) and b != t for b, t in named)
+        right = right and set(d.offline.axes) <= {port.name for port in d.inputs}
+        expect("axes", "(batch, time) by input", d.offline.axes, right=right)
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
 
 
@@ -319,6 +330,11 @@ def _port(raw: Mapping[str, Any]) -> Port:
         rows = tuple(tuple(step) for step in timing["rows"])
         timing = Timing(**{**timing, "receptive_field": (past, future), "hop": tuple(timing["hop"]), "rows": rows})
     return Port(**{**raw, "shape": tuple(raw["shape"]), "names": _names(raw["names"]), "timing": timing})
+
+
+def _offline(raw: Mapping[str, Any]) -> OfflineReference:
+    axes = {name: (batch, time) for name, (batch, time) in raw["axes"].items()}
+    return OfflineReference(**{**raw, "axes": axes})
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ from edgeseq.export.certify import write_certificate
 from edgeseq.export.contract_clauses import CLAUSES, Seen
 from edgeseq.export.contract_pair import Pair
 from edgeseq.export.offline_function import OfflineFunction, OfflineModel, offline_function
+from edgeseq.export.time_axis import TimeAxes
 from edgeseq.export.vocabulary import vocabulary_of
 from edgeseq.runtime.model_source import open_model
 
@@ -50,20 +51,21 @@ def verify(
     stream: str | os.PathLike[str],
     offline: OfflineModel,
     *,
-    time_axis: int | None = None,
+    time_axis: TimeAxes = None,
     vocabulary: int | None = None,
     check_inputs: Sequence[CheckInput] = (),
     write: bool = True,
 ) -> ContractReport:
     """Hold a stream file to its contract with its offline model, and write the certificate into it.
 
-    Shapes: an offline function takes (1, T, C), or a mapping of such, and gives (1, R, K), or (1, K) behind a pool;
-    several outputs as a mapping or in order.
+    Shapes: an offline function takes (1, T, C), or as ``time_axis`` says, or a mapping of such, and gives (1, R, K), or
+    (1, K) or (1, 1, K) behind a pool; several outputs as a mapping or in order. A file has its own layout, which the
+    stream file tells.
 
     Args:
         stream: a stream file.
         offline: its offline file, ours or another exporter's; or a function, a Keras model for one.
-        time_axis: of the offline model's inputs, where it is not the one that the file leaves open.
+        time_axis: of the offline model's inputs, or by an input's name, where it is not the one in the stream file.
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones; for several inputs mappings.
         write: whether the certificate is written.

@@ -93,7 +93,7 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
     return replace(
         offline,
         kind="stream",
-        outputs=tuple(replace(port, has_time=True) for port in offline.outputs),
+        outputs=tuple(replace(port, has_time=True, length=None) for port in offline.outputs),
         state=step.state,
         granule=step.granule,
         phase=step.phase,
@@ -101,8 +101,14 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
         end=step.end,
         fast=step.fast,
         not_fast=step.not_fast,
-        offline=OfflineReference(offline_file, offline.graph_sha256),
+        offline=OfflineReference(offline_file, offline.graph_sha256, _axes(offline.inputs, step)),
     )
+
+
+def _axes(inputs: Sequence[Port], step: StepModel) -> dict[str, tuple[int, int]]:
+    """Where the offline model's inputs have batch and time."""
+    places = {port.name: step.axes[port.name] for port in inputs}
+    return {name: (axes.batch, axes.time) for name, axes in places.items() if axes.time is not None}
 
 
 def file_stem(name: str) -> str:

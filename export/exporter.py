@@ -31,8 +31,9 @@ from edgeseq.export.probes import vocabulary_size
 from edgeseq.export.sequences import Inputs
 from edgeseq.export.signature import signature
 from edgeseq.export.step_model import StepModel, streamify
+from edgeseq.export.stream_file import write_model, write_stream
 from edgeseq.export.verification import Verification, verify_offline, verify_stream
-from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
+from edgeseq.model_file import Port
 from edgeseq.runtime import load_offline
 from edgeseq.runtime.inputs import InputCheck
 
@@ -211,7 +212,7 @@ def _make(
         timed = zip(description.outputs, step.timings, strict=True)
         description = replace(description, outputs=tuple(replace(port, timing=timing) for port, timing in timed))
     files = [scratch / f"{about.name}.onnx"]
-    description = _write(files[0], converted.model, description)
+    description = write_model(files[0], converted.model, description)
     _check_opens(files[0])
     if built_as is None:
         seen = verify_offline(keras_model, files[0], own)
@@ -219,7 +220,7 @@ def _make(
         seen = _verify_both(keras_model, built_as, files[0], own)
     if step is not None:
         files.append(scratch / f"{about.name}.stream.onnx")
-        _write(files[1], step.model, describe_stream(description, step, files[0].name))
+        write_stream(files[1], step.model, describe_stream(description, step, files[0].name))
         vocabulary = vocabulary_size(keras_model, own)
         seen = replace(seen, stream=verify_stream(files[0], files[1], own, vocabulary=vocabulary))
     return _Made(converted, step, why_not, files, seen)
@@ -297,13 +298,3 @@ def _try_streamify(offline: ir.Model) -> tuple[StepModel | None, str | None]:
         return with_fast_form(streamify(offline, time_axis=1)), None
     except NotStreamableError as error:
         return None, str(error)
-
-
-def _write(path: Path, model: ir.Model, description: Description) -> Description:
-    """Write the model with its description in its metadata; returns the description with the graph's hash."""
-    model.metadata_props.clear()
-    digest = graph_sha256(ir.to_proto(model).SerializeToString(deterministic=True))
-    final = replace(description, graph_sha256=digest)
-    model.metadata_props[METADATA_KEY] = final.to_json()
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    return final

@@ -1,8 +1,9 @@
 """The offline model of a contract check, as a function of one sequence: one of our files, a foreign one, or a callable.
 
 Inputs are (T, C), outputs (R, K), or (K,) behind a pool over time, whatever the layout of the offline model: a foreign
-file may be channels first. The time axis of an input is told by the user, or is the one that the file leaves open;
-that of an output is the one that grows with the sequence.
+file may be channels first, or time first. Where an input has batch and time is told by the user, or by the stream file,
+or the file leaves one axis open; the time axis of an output is the one that grows with the sequence. Of a batch of one,
+an axis of 1 that is too many is the batch, or the time of one step that a pool has kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import onnxruntime as ort
 from edgeseq.errors import ConfigError, ModelFileError, ModelNotFoundError, VerificationError
 from edgeseq.export.reasons import reason
 from edgeseq.export.sequences import Array, Inputs
+from edgeseq.export.time_axis import TimeAxes, by_input
 from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
 from edgeseq.runtime.model_source import open_model
 
@@ -27,13 +29,13 @@ OfflineModel = str | os.PathLike[str] | Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class OfflineFunction:
-    """``run`` gives the outputs for one sequence; ``input_axes`` are the time axes of the model's own inputs."""
+    """``run`` gives the outputs for one sequence; ``input_axes`` are (batch, time) of the model's own inputs."""
 
     name: str
     graph_sha256: str | None
     call: Callable[[Inputs], list[Array]]
     outputs: tuple[Port, ...]
-    input_axes: tuple[int, ...]
+    input_axes: tuple[tuple[int, int], ...]
     output_axes: dict[str, int] = field(default_factory=dict)  # found while it is run
 
     def run(self, inputs: Inputs) -> Inputs:
@@ -47,7 +49,7 @@ class OfflineFunction:
         return [self._by_rows(port, y, where) for port, y in zip(self.outputs, given, strict=True)]
 
     def _give(self, inputs: Inputs, where: str) -> list[Array]:
-        moved = [np.moveaxis(x[None], 1, axis) for x, axis in zip(inputs, self.input_axes, strict=True)]
+        moved = [np.moveaxis(x[None], (0, 1), axes) for x, axes in zip(inputs, self.input_axes, strict=True)]
         try:
             given = self.call([np.ascontiguousarray(x) for x in moved])
         except Exception as error:  # whatever the callable, or ONNX Runtime, raises
@@ -58,13 +60,18 @@ class OfflineFunction:
 
     def _by_rows(self, port: Port, y: Array, where: str) -> Array:
         pooled = port.timing is not None and port.timing.law != "equal"
-        rank = len(port.shape) + (1 if pooled else 2)
-        if y.ndim != rank or len(y) != 1:
+        ranks = [len(port.shape) + n for n in ((1, 2) if pooled else (2,))]  # a pool may keep its axis
+        if y.ndim not in ranks:
             raise VerificationError(
-                f"{where}, output {port.name!r}: expected {rank} axes, the batch of 1 first, got shape {y.shape}"
+                f"{where}, output {port.name!r}: expected {' or '.join(map(str, ranks))} axes, got shape {y.shape}"
             )
-        rows: Array = y[0] if pooled else np.moveaxis(y, self.output_axes.get(port.name, 1), 1)[0]
-        return rows
+        rows: Array = y[None] if pooled else np.moveaxis(y, self.output_axes.get(port.name, 1), 0)
+        if [n for n in rows.shape[1:] if n != 1] != [n for n in port.shape if n != 1]:
+            raise VerificationError(
+                f"{where}, output {port.name!r}: expected a batch of 1 and values {port.shape}, got shape {y.shape}"
+            )
+        rows = rows.reshape(len(rows), *port.shape)
+        return rows[0] if pooled else rows
 
     def find_output_axes(self, shorter: Inputs, longer: Inputs) -> None:
         """Learn the time axes of the outputs: those that two sequences of different numbers of rows tell apart."""
@@ -72,7 +79,7 @@ class OfflineFunction:
         for port, few, many in zip(self.outputs, *ran, strict=True):
             assert port.timing is not None
             counts = [port.timing.count_rows(len(xs[0])) for xs in (shorter, longer)]
-            grown = [axis for axis in range(1, few.ndim) if few.shape[axis] != many.shape[axis]]
+            grown = [axis for axis in range(few.ndim) if few.shape[axis] != many.shape[axis]]
             if port.timing.law == "equal" and few.ndim == len(port.shape) + 2 and counts[0] != counts[1]:
                 if len(grown) != 1:
                     raise VerificationError(
@@ -83,16 +90,17 @@ class OfflineFunction:
                 self.output_axes[port.name] = grown[0]
 
 
-def offline_function(offline: OfflineModel, stream: Description, time_axis: int | None) -> OfflineFunction:
+def offline_function(offline: OfflineModel, stream: Description, time_axis: TimeAxes) -> OfflineFunction:
     """The offline model that ``stream`` is to equal.
 
     Raises:
         ModelNotFoundError, ModelFileError: there is no such file, or it is damaged, or not an offline model.
         ConfigError: its ports are not those of the stream, or ``time_axis`` is needed, or wrong.
     """
+    told = by_input([port.name for port in stream.inputs], time_axis)
     if callable(offline) and not isinstance(offline, (str, os.PathLike)):
         name = str(getattr(offline, "name", None) or getattr(offline, "__name__", None) or type(offline).__name__)
-        axes = tuple(1 if time_axis is None else time_axis for _ in stream.inputs)
+        axes = tuple(_told(port, len(port.shape) + 2, told.get(port.name, 1)) for port in stream.inputs)
         return OfflineFunction(name, None, lambda inputs: _called(offline, stream, inputs), stream.outputs, axes)
     path = Path(offline)
     data, ort_session = open_graph(path)
@@ -104,7 +112,10 @@ def offline_function(offline: OfflineModel, stream: Description, time_axis: int 
             "give the offline model that the stream was made from"
         )
     shapes = {port.name: port.shape for port in ort_session.get_inputs()}
-    axes = tuple(_time_axis(port, shapes[port.name], time_axis) for port in stream.inputs)
+    written = {} if stream.offline is None else stream.offline.axes
+    axes = tuple(
+        _axes(port, shapes[port.name], told.get(port.name), written.get(port.name, (0, 1))) for port in stream.inputs
+    )
 
     def call(inputs: Inputs) -> list[Array]:
         return ort_session.run(outputs, dict(zip(expected, inputs, strict=True)))  # type: ignore[no-any-return]
@@ -146,25 +157,30 @@ def _called(function: Callable[[Any], Any], stream: Description, inputs: Inputs)
     return [np.asarray(y) for y in answer]
 
 
-def _time_axis(port: Port, shape: Sequence[int | str | None], told: int | None) -> int:
-    """Which axis of an input (batch, ...) is time: the user's, or the only one beside which its sample fits."""
+def _axes(port: Port, shape: Sequence[int | str | None], told: int | None, written: tuple[int, int]) -> tuple[int, int]:
+    """Which axes of an input are batch and time: the user's, those in the stream file, or others where it fits."""
     rank = len(port.shape) + 2
     if len(shape) != rank:
         raise ConfigError(f"input {port.name!r} of the offline model: expected {rank} axes, got {list(shape)}")
     if told is not None:
-        if not 1 <= told % rank < rank or not -rank <= told < rank:
-            raise ConfigError(f"time_axis: expected an axis of {list(shape)} after the batch, got {told}")
-        return told % rank
-    fitting = [axis for axis in range(1, rank) if _fits(port, shape, axis)]
-    if not fitting:
-        raise ConfigError(
-            f"input {port.name!r} of the offline model is {list(shape)}: a sample {port.shape} and time do not fit "
-            "into it; give the offline model that the stream was made from"
-        )
-    return fitting[0]
+        return _told(port, rank, told)
+    for axes in (written, *((0, axis) for axis in range(1, rank))):
+        if max(axes) < rank and _fits(port, shape, axes):
+            return axes
+    raise ConfigError(
+        f"input {port.name!r} of the offline model is {list(shape)}: a sample {port.shape} and time do not fit "
+        "into it; give the offline model that the stream was made from"
+    )
 
 
-def _fits(port: Port, shape: Sequence[int | str | None], axis: int) -> bool:
-    beside = [size for i, size in enumerate(shape) if i not in (0, axis)]
+def _told(port: Port, rank: int, axis: int) -> tuple[int, int]:
+    """Batch and time where the user says the axis of time: the batch is the first of the others."""
+    if not -rank <= axis < rank:
+        raise ConfigError(f"time_axis: expected an axis of the {rank} of input {port.name!r}, got {axis}")
+    return (0 if axis % rank else 1, axis % rank)
+
+
+def _fits(port: Port, shape: Sequence[int | str | None], axes: tuple[int, int]) -> bool:
+    beside = [size for axis, size in enumerate(shape) if axis not in axes]
     sizes_fit = all(not isinstance(got, int) or got == n for got, n in zip(beside, port.shape, strict=True))
-    return sizes_fit and not isinstance(shape[axis], int)
+    return sizes_fit and not isinstance(shape[axes[1]], int)

@@ -24,7 +24,7 @@ from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph_edit import constant
 from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.stream_rules import RULES, Argument
-from edgeseq.export.time_axis import Axes, Reading, arranged, described, names_settle, readings
+from edgeseq.export.time_axis import Axes, Reading, TimeAxes, arranged, described, names_settle, readings
 from edgeseq.fast_form import FastForm
 from edgeseq.model_file import StateSpec, Timing
 
@@ -77,7 +77,7 @@ class Options:
 
 def streamify(
     offline: ir.Model,
-    time_axis: int | Mapping[str, int] | None = None,
+    time_axis: TimeAxes = None,
     *,
     pooling_window: int | None = None,
     length_modulo: tuple[int, int] | None = None,
@@ -201,10 +201,6 @@ class _Walk:
         result = self._known.get(value)
         if not isinstance(result, Timed):
             raise NotStreamableError(f"output {value.name!r} does not depend on the input over time")
-        if result.offline is TimeAxis.LAST:
-            raise NotStreamableError(
-                f"output {value.name!r} keeps a time axis of one step; drop it (keepdims=False, or h[:, -1, :])"
-            )
         if result.backwards:
             raise NotStreamableError(
                 f"output {value.name!r} runs backwards, so its first step needs the last sample; reverse it back"
@@ -220,10 +216,11 @@ class _Walk:
         plan = self.step.plan
         # A row comes with the call that completes its granule: the first row of a granule waits for the rest of it.
         lookahead = math.ceil(plan.granule - 1 - plan.phase + x.delay * x.hop)
+        pooled = x.offline is not TimeAxis.FULL
         past = None if x.past is None else max(0, math.ceil(x.past))
         return Timing(
             receptive_field=(past, max(0, math.ceil(x.future))),
-            law="window" if x.gone and self.step.windowed else "prefix" if x.gone else "equal",
+            law="window" if pooled and self.step.windowed else "prefix" if pooled else "equal",
             lookahead=max(0, lookahead),
             hop=(x.hop.numerator, x.hop.denominator),
             delay=x.delay,

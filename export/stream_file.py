@@ -18,20 +18,21 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 import onnxruntime as ort
 
-from edgeseq.errors import ConfigError, ExportError, NotStreamableError
+from edgeseq.errors import ConfigError, EdgeseqError, ExportError, NotStreamableError
 from edgeseq.export.certify import replace_file
-from edgeseq.export.cleanup import clean_up
 from edgeseq.export.contract import CheckInput, ContractReport, verify
 from edgeseq.export.description import Names, checked_rate, describe_stream, file_stem, named
-from edgeseq.export.fast_form import with_fast_form
+from edgeseq.export.fast_form import DOMAIN, with_fast_form
 from edgeseq.export.offline_function import open_graph
 from edgeseq.export.reasons import reason
 from edgeseq.export.step_model import StepModel
 from edgeseq.export.step_model import streamify as derive
+from edgeseq.export.time_axis import TimeAxes
 from edgeseq.model_file import METADATA_KEY, NEVER, Description, DTypeName, Port, graph_sha256
+from edgeseq.runtime.fast_check import FastFormError, open_fast_step
+from edgeseq.runtime.model_source import open_model
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class StreamReport:
 def streamify(
     path_in: str | os.PathLike[str],
     path_out: str | os.PathLike[str],
-    time_axis: int | None = None,
+    time_axis: TimeAxes = None,
     *,
     name: str | None = None,
     feature_names: Names = None,
@@ -59,13 +60,13 @@ def streamify(
 ) -> StreamReport:
     """Derive the step graph of an offline ONNX file, ours or another exporter's, and write it as a stream file.
 
-    Shapes: the offline model takes (B, T, C), tokens (B, T), or, channels first, (B, C, T); the stream's samples are
-    (C,), its chunks (T, C) in any case.
+    Shapes: the offline model takes (B, T, C), tokens (B, T), or, of another exporter, (B, C, T) or (T, B, C); the
+    stream's samples are (C,), its chunks (T, C) in any case.
 
     Args:
         path_in: the offline file.
         path_out: the stream file to write, ``NAME.stream.onnx``.
-        time_axis: of the offline inputs, where it cannot be found.
+        time_axis: of the offline inputs, or by an input's name, where it cannot be found.
         name: of the model; by default what the offline file says, or the name of ``path_out``.
         feature_names: as for ``export_model``; by default what the offline file says.
         label_names: the same.
@@ -92,10 +93,8 @@ def streamify(
     data, _ = open_graph(source)
     model = ir.load(source)
     described = model.metadata_props.get(METADATA_KEY)
-    if described is None:
-        _prepare(model, source)
-    named_axis: dict[str, Any] = {} if time_axis is None else {"time_axis": time_axis}
-    step = with_fast_form(derive(model, **named_axis))
+    ir.external_data.load_to_model(model)
+    step = with_fast_form(_derive(model, source, 1 if time_axis is None and described is not None else time_axis))
     stem = target.name.removesuffix(".onnx").removesuffix(".stream")
     offline = _foreign(model, step, stem, data) if described is None else Description.from_json(described)
     offline = replace(
@@ -110,8 +109,8 @@ def streamify(
     description = describe_stream(offline, step, source.name)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / target.name
-        description = write_model(made, step.model, description)
-        contract = verify(made, source, time_axis=time_axis, vocabulary=vocabulary, check_inputs=check_inputs)
+        description = write_stream(made, step.model, description)
+        contract = verify(made, source, vocabulary=vocabulary, check_inputs=check_inputs)
         replace_file(target, made.read_bytes())
     return StreamReport(
         stream=target,
@@ -132,6 +131,18 @@ def write_model(path: Path, model: ir.Model, description: Description) -> Descri
     return final
 
 
+def write_stream(path: Path, model: ir.Model, description: Description) -> Description:
+    """``write_model`` for a step graph: without its fast form, if the runtime would not use it."""
+    final = write_model(path, model, description)
+    try:
+        open_fast_step(open_model(path, "stream"))
+    except FastFormError as error:
+        model.functions.clear()
+        del model.opset_imports[DOMAIN]
+        final = write_model(path, model, replace(description, fast=None, not_fast=str(error)))
+    return final
+
+
 def _check_target(source: Path, target: Path) -> None:
     if target.suffix != ".onnx":
         raise ConfigError(f"path_out: expected a file NAME.stream.onnx, got {str(target)!r}")
@@ -141,12 +152,11 @@ def _check_target(source: Path, target: Path) -> None:
         raise ConfigError(f"path_out: {str(target)!r} is the offline file itself; write the stream beside it")
 
 
-def _prepare(model: ir.Model, source: Path) -> None:
-    """Bring a foreign graph into the form of ours: weights in memory, shapes known, no detours."""
-    ir.external_data.load_to_model(model)
+def _derive(model: ir.Model, source: Path, time_axis: TimeAxes) -> StepModel:
     try:
-        passes.ShapeInferencePass()(model)
-        clean_up(model)
+        return derive(model, time_axis)
+    except EdgeseqError:
+        raise
     except Exception as error:  # of onnx, onnx-ir, or a rule on a graph that no rule was written for
         raise ExportError(
             f"{str(source)!r}: its graph cannot be simplified: {reason(error)}; check it with onnx.checker, or write "

@@ -209,9 +209,11 @@ def _conv(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
 def _pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     x = first(node, arguments)
     attributes = node.attributes
-    (size,) = attributes.get_ints("kernel_shape")
-    if x.axes != (0, 2) or x.rank != 3 or x.offline is not TimeAxis.FULL or attributes.get_int("ceil_mode", 0) != 0:
+    sizes = attributes.get_ints("kernel_shape")
+    right = x.axes == (0, 2) and x.rank == 3 and len(sizes) == 1 and x.offline is TimeAxis.FULL
+    if not right or attributes.get_int("ceil_mode", 0) != 0:
         raise refuse(node, "only a 1-D pool over time, with ceil_mode=0, streams", REARRANGE)
+    (size,) = sizes
     reach = (size - 1) * attributes.get_ints("dilations", [1])[0]
     stride, before, after = _window(step, node, x, reach)
     fill = _LOWEST if node.op_type == "MaxPool" else 0.0

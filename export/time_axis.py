@@ -34,24 +34,46 @@ class Axes:
     time: int | None
 
 
+TimeAxes = int | Mapping[str, int] | None
+"""What a user says of the axis of time: one for all inputs, or by an input's name."""
+
 Reading = dict[str, Axes]
 """For each input, by name, where its batch and time are."""
 
 
-def readings(graph: ir.Graph, time_axis: int | Mapping[str, int] | None) -> list[Reading]:
+def by_input(names: Sequence[str], time_axis: TimeAxes) -> dict[str, int]:
+    """The axis of time of each input for which ``time_axis``, one for all or a mapping, has one.
+
+    Raises:
+        ConfigError: it names an input that the model does not have, or an axis that is no whole number.
+
+    Example:
+        >>> by_input(["x", "z"], 1), by_input(["x", "z"], {"z": 2}), by_input(["x", "z"], None)
+        ({'x': 1, 'z': 1}, {'z': 2}, {})
+    """
+    if isinstance(time_axis, Mapping):
+        given = dict(time_axis)
+    else:
+        given = {} if time_axis is None else dict.fromkeys(names, time_axis)
+    if unknown := sorted(set(given) - set(names), key=str):
+        raise ConfigError(f"time_axis: no input {unknown}, the model has {list(names)}")
+    for axis in given.values():
+        if not isinstance(axis, int) or isinstance(axis, bool):
+            raise ConfigError(f"time_axis: expected a whole number, or one for each input, got {time_axis!r}")
+    return given
+
+
+def readings(graph: ir.Graph, time_axis: TimeAxes) -> list[Reading]:
     """The ways to read the inputs' axes that their shapes leave, the likeliest first.
 
     Raises:
         NotStreamableError: an input has no time, or a fixed length.
         ConfigError: ``time_axis`` names an input or an axis that the model does not have.
     """
-    named = dict.fromkeys((str(v.name) for v in graph.inputs), time_axis) if isinstance(time_axis, int) else time_axis
-    unknown = set(named or ()) - {str(v.name) for v in graph.inputs}
-    if unknown:
-        raise ConfigError(f"time_axis: no input {sorted(unknown)}, the model has {[v.name for v in graph.inputs]}")
-    choices = [_choices(value, (named or {}).get(str(value.name))) for value in graph.inputs]
-    longest = max(map(len, choices), default=1)
     names = [str(value.name) for value in graph.inputs]
+    named = by_input(names, time_axis)
+    choices = [_choices(value, named.get(str(value.name))) for value in graph.inputs]
+    longest = max(map(len, choices), default=1)
     return [dict(zip(names, (c[min(i, len(c) - 1)] for c in choices), strict=True)) for i in range(longest)]
 
 

@@ -64,7 +64,7 @@ descriptions = st.builds(
     state=st.lists(states, max_size=3).map(tuple),
     provenance=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     rate_hz=st.none() | st.floats(0.1, 1e6),
-    offline=st.none() | st.builds(OfflineReference, st.text(max_size=8), st.text(max_size=8)),
+    offline=st.none() | st.builds(OfflineReference, st.text(max_size=8), st.text(max_size=8), st.just({})),
     graph_sha256=st.text(max_size=64),
 )
 EXAMPLE = Description(
@@ -101,6 +101,7 @@ _WRONG_TIMINGS: list[tuple[dict[str, Any], str]] = [
     ({"receptive_field": ["a", 0]}, "receptive_field: expected two counts"),
     ({"receptive_field": [1, 2, 3]}, "the file is damaged"),
 ]
+OFFLINE: dict[str, Any] = {"file": "m.onnx", "graph_sha256": ""}
 STATE = {"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": 0.0}
 
 
@@ -139,6 +140,11 @@ def test_round_trip(description: Description) -> None:
             "initial: expected",
         ),
         ({"state": [{"input": "a"}]}, "the file is damaged"),
+        ({"offline": {"file": "m.onnx", "graph_sha256": ""}}, "'axes'; the file is damaged"),
+        ({"offline": {**OFFLINE, "axes": {"x": [0]}}}, "the file is damaged"),
+        ({"offline": {**OFFLINE, "axes": {"x": [0, -1]}}}, "axes: expected .batch, time. by input"),
+        ({"offline": {**OFFLINE, "axes": {"x": [1, 1]}}}, "axes: expected .batch, time. by input"),
+        ({"offline": {**OFFLINE, "axes": {"nothing": [0, 1]}}}, "axes: expected .batch, time. by input"),
         ({"state": [RING_STATE], "fast": {**FAST, "start": -1}}, "fast: start: expected start >= 0, got -1"),
         ({"state": [RING_STATE], "fast": {**FAST, "states": ["h"]}}, "fast: states: expected each state once"),
         ({"state": [RING_STATE], "fast": {**FAST, "position": "nowhere"}}, "fast: states: expected each state once"),
@@ -168,6 +174,13 @@ def test_format_2_is_read_for_ever() -> None:
     assert json.loads(text)["format_version"] == 2
     d = Description.from_json(text)
     assert (d.fast, d.not_fast, d.output.timing) == (None, None, Timing((6, 0)))
+    assert d.offline is not None
+    assert d.offline.axes == {}
+
+
+def test_the_offline_layout_is_kept() -> None:
+    origin = OfflineReference("m.onnx", "ab", {"x": (1, 0)})
+    assert Description.from_json(replace(EXAMPLE, offline=origin).to_json()).offline == origin
 
 
 @pytest.mark.parametrize(("name", "kind"), [("format1.onnx", "offline"), ("format1.stream.onnx", "stream")])

@@ -208,7 +208,7 @@ def test_a_function_that_does_not_do(tmp_path: Path) -> None:
     stream, offline = stream_file(tmp_path, "causal")
     function = open_model_of(offline)
     assert verify(stream, {"f": lambda x: [function(x)]}["f"]).certificate.offline_sha256 is None
-    with pytest.raises(VerificationError, match=r"expected 3 axes, the batch of 1 first, got shape \(\d+, 2\)"):
+    with pytest.raises(VerificationError, match=r"expected 3 axes, got shape \(\d+, 2\)"):
         verify(stream, lambda x: function(x)[0])
     with pytest.raises(VerificationError, match="expected 1 outputs, got 2"):
         verify(stream, lambda x: [function(x)] * 2)

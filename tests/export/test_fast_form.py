@@ -20,6 +20,7 @@ from tcn import TCN as KerasTCN  # noqa: N811
 from edgeseq import TCN
 from edgeseq import runtime as rt
 from edgeseq.export import export_model
+from edgeseq.runtime import fast_step
 from tests.export.small_models import Build, chain, tokens
 
 Randomise = Callable[..., Any]
@@ -170,6 +171,19 @@ def test_ports_may_have_any_name(name: str, randomise: Randomise, tmp_path: Path
     report = export_model(randomise(keras.Model(x, outputs)), tmp_path, name="m")
     assert report.stream is not None
     assert "fast form" in rt.load(report.stream).explain()
+
+
+def test_a_fast_form_that_the_runtime_refuses_is_left_out(
+    randomise: Randomise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = randomise(chain(L.Conv1D(3, 2, padding="causal")))
+    with monkeypatch.context() as patch:
+        patch.setattr(fast_step.Rings, "step", lambda *_: None)
+        path = export_model(model, tmp_path, name="m").stream
+    assert path is not None
+    assert len(onnx.load(path).functions) == 0
+    assert "differs from its step graph" in rt.load(path).explain()
+    onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
 def _run_nodes(path: Path) -> Counter[str]:

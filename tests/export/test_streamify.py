@@ -293,10 +293,15 @@ REFUSED: dict[str, tuple[str, dict[str, Array], str]] = {
         "it mixes the sequences of a batch",
     ),
     "end to end": ("output = Concat<axis=1>(input, input)", {}, "it joins sequences end to end"),
-    "one step kept": (
-        "output = ReduceMax<keepdims=1>(input, AXES)",
+    "average over pairs of channels": (
+        "i = Unsqueeze(input, AXES) a = AveragePool<kernel_shape=[1,2]>(i) output = Squeeze(a, AXES)",
         {"AXES": np.array([1])},
-        "keeps a time axis of one step; drop it",
+        "only a 1-D pool over time",
+    ),
+    "maximum over time and channels in windows": (
+        "i = Unsqueeze(input, AXES) a = MaxPool<kernel_shape=[2,2]>(i) output = Squeeze(a, AXES)",
+        {"AXES": np.array([1])},
+        "only a 1-D pool over time",
     ),
     "constant of higher rank": ("output = Add(input, C)", {"C": weights(1, 1, 1, 4)}, "adds axes before time"),
     "positional constant": ("output = Add(input, C)", {"C": weights(7, 4)}, "varies along time"),
