@@ -202,4 +202,9 @@ def _port(value: ir.Value) -> Port:
             f"port {value.name!r} is {value.shape}: the number of its channels is unknown; write it into the offline "
             "model (export it with that axis fixed)"
         )
+    if isinstance(value.shape[0], int):
+        raise NotStreamableError(
+            f"port {value.name!r} takes batches of exactly {value.shape[0]}, and a stream file takes any: export the "
+            "model with a dynamic batch (dynamic_shapes, dynamic_axes)"
+        )
     return Port(str(value.name), known[value.dtype], tuple(n for n in sizes if isinstance(n, int)))
