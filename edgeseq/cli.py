@@ -148,6 +148,7 @@ def streamify(
     labels: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     rate_hz: float | None = None,
     vocabulary: int | None = None,
+    pooling_window: int | None = None,
 ) -> None:
     """Derive the step graph of any offline ONNX file, hold it to its contract, and write it to OUT.
 
@@ -163,6 +164,7 @@ def streamify(
         labels: names of the channels of the output.
         rate_hz: samples per second of the data that the model was trained on.
         vocabulary: of a model of tokens, how many there are, where the graph does not tell.
+        pooling_window: pool over the last so many rows of features alone: another model than the offline one.
     """
     with _needs("train"):
         from edgeseq.export.stream_file import streamify as streamify_file
@@ -175,6 +177,7 @@ def streamify(
         label_names=labels or None,
         rate_hz=rate_hz,
         vocabulary=vocabulary,
+        pooling_window=pooling_window,
     )
     rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)"}
     for port in report.description.outputs:
@@ -189,6 +192,7 @@ def verify(
     *,
     time_axis: int | None = None,
     vocabulary: int | None = None,
+    pooling_window: int | None = None,
     write: bool = True,
 ) -> None:
     """Hold STREAM to its contract with OFFLINE, and write the certificate into STREAM.
@@ -198,11 +202,14 @@ def verify(
         offline: the offline model that it equals, a file of edgeseq or of another exporter.
         time_axis: of the offline model's inputs, where it is not the one in STREAM.
         vocabulary: of a model of tokens, how many there are, where the graph does not tell.
+        pooling_window: with which STREAM was made.
         write: write the certificate; with --no-write the file stays as it is.
     """
     with _needs("train"):
         from edgeseq.export.contract import verify as verify_files
-    report = verify_files(stream, offline, time_axis=time_axis, vocabulary=vocabulary, write=write)
+    report = verify_files(
+        stream, offline, time_axis=time_axis, vocabulary=vocabulary, pooling_window=pooling_window, write=write
+    )
     rows = _contract_rows(report)
     rows["certificate"] = f"written into {stream}" if write else "not written"
     _table(f"{stream.name} keeps its contract with {report.offline}", rows | {"took": f"{report.took_s:.1f} s"})

@@ -23,6 +23,7 @@ from edgeseq.export.certify import write_certificate
 from edgeseq.export.contract_clauses import CLAUSES, Seen
 from edgeseq.export.contract_pair import Pair
 from edgeseq.export.offline_function import OfflineFunction, OfflineModel, offline_function
+from edgeseq.export.step_model import Options
 from edgeseq.export.time_axis import TimeAxes
 from edgeseq.export.vocabulary import vocabulary_of
 from edgeseq.runtime.model_source import open_model
@@ -54,6 +55,8 @@ def verify(
     time_axis: TimeAxes = None,
     vocabulary: int | None = None,
     check_inputs: Sequence[CheckInput] = (),
+    pooling_window: int | None = None,
+    length_modulo: tuple[int, int] | None = None,
     write: bool = True,
 ) -> ContractReport:
     """Hold a stream file to its contract with its offline model, and write the certificate into it.
@@ -68,6 +71,9 @@ def verify(
         time_axis: of the offline model's inputs, or by an input's name, where it is not the one in the stream file.
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones; for several inputs mappings.
+        pooling_window: with which the stream was made: a pool is compared while so many rows have come, since the
+            offline model pools over all. Without it, only the number of an output's rows is, whose law is "window".
+        length_modulo: with which it was made: only lengths are tried that it promises.
         write: whether the certificate is written.
 
     Raises:
@@ -86,7 +92,8 @@ def verify(
     _check_arguments(vocabulary, check_inputs)
     description = open_model(path, "stream").description
     function = offline_function(offline, description, time_axis)
-    pair = Pair(path, function, vocabulary or vocabulary_of(path), check_inputs)
+    options = Options(pooling_window, length_modulo)
+    pair = Pair(path, function, vocabulary or vocabulary_of(path), check_inputs, options)
     seen = {name: _held(name, pair) for name in CLAUSES}
     notes = (*dict.fromkeys(pair.notes), *(note for each in seen.values() for note in each.notes))
     origin = description.offline

@@ -132,12 +132,20 @@ def prefix(pair: Pair) -> Seen:
     for i, (port, timing) in enumerate(zip(pair.description.outputs, pair.timings, strict=True)):
         if timing.law == "equal":
             continue
+        if timing.law == "window":
+            last_only.append(
+                f"output {port.name!r}: its rows were compared while no more than the window's had come"
+                if pair.options.pooling_window
+                else f"output {port.name!r}: its rows were not compared; give the pooling_window that it was made with"
+            )
         if timing.lookahead or timing.rows:  # its rows are of the features so far; the others see to the last one
             last_only.append(f"output {port.name!r}: only its last row is the offline model's")
             continue
         rows = pair.streamed(pair.model.stream("contract"), case.inputs, [STEP] * case.n)[i]
         first = np.arange(pair.shortest, min(case.n, pair.shortest + _PREFIXES))
         for t in np.unique([*first, *np.linspace(pair.shortest, case.n, _PREFIXES).astype(int)]):
+            if pair.allowed(int(t)) != t or not pair.pools_all(timing, int(t)):
+                continue
             expected = pair.expected([x[:t] for x in case.inputs])
             if expected is not None:
                 where = f"output {port.name!r}, row {t - 1}, against the first {t} samples"

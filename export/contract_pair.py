@@ -24,6 +24,7 @@ from edgeseq.export.comparison import channels, compare, nudged, scale_of, toler
 from edgeseq.export.offline_function import OfflineFunction
 from edgeseq.export.reasons import reason
 from edgeseq.export.sequences import SEED, Array, Inputs, random
+from edgeseq.export.step_model import Options
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.inputs import InputCheck
 from edgeseq.runtime.model_source import open_model
@@ -34,6 +35,8 @@ LONGEST = 3000
 """Samples of the longest sequence, however large the receptive field: what bounds the work."""
 
 _LONG = 200  # samples at least: a recurrent model has no receptive field that would tell
+
+NO_OPTIONS = Options()
 
 STEP = -1
 """Among the sizes of chunks: one sample, by ``step``."""
@@ -59,8 +62,10 @@ class Case:
 class Pair:
     """A stream file and its offline model; ``own`` are sequences of the user's."""
 
-    def __init__(self, path: Path, offline: OfflineFunction, vocabulary: int, own: Sequence[Any]) -> None:
-        self.path, self.offline, self.vocabulary = path, offline, vocabulary
+    def __init__(
+        self, path: Path, offline: OfflineFunction, vocabulary: int, own: Sequence[Any], options: Options = NO_OPTIONS
+    ) -> None:
+        self.path, self.offline, self.vocabulary, self.options = path, offline, vocabulary, options
         self.model = runtime.load(path)
         self.description: Description
         source = open_model(path, "stream")
@@ -82,7 +87,22 @@ class Pair:
                 f"check_inputs[{i}]: expected sequences of one length, of {self.shortest} samples at least, "
                 f"got {[len(x) for x in inputs]}"
             )
+        if self.allowed(len(inputs[0])) != len(inputs[0]):
+            raise ConfigError(
+                f"check_inputs[{i}]: {len(inputs[0])} samples are not what length_modulo={self.options.length_modulo} "
+                "promises; leave it out"
+            )
         return inputs
+
+    def allowed(self, n: int) -> int:
+        """The next length from ``n`` on that ``length_modulo`` promises."""
+        modulus, remainder = self.options.length_modulo or (1, 0)
+        return n + (remainder - n) % modulus
+
+    def pools_all(self, timing: Timing, n: int) -> bool:
+        """Whether an output on ``n`` samples is the offline model's: not where a window leaves out earlier rows."""
+        window = self.options.pooling_window
+        return timing.law != "window" or (window is not None and timing.count_rows(n) <= window)
 
     @property
     def shortest(self) -> int:
@@ -98,7 +118,7 @@ class Pair:
     def longest(self) -> int:
         """An odd number of samples beyond the receptive field and the lookahead, where that can be."""
         wanted = min(LONGEST, self.field + self.model.lookahead + 2 * self.description.granule + 40)
-        return max(wanted, _LONG, self.shortest + 2 * self.description.granule) | 1
+        return self.allowed(max(wanted, _LONG, self.shortest + 2 * self.description.granule) | 1)
 
     def draw(self, *shape: int) -> Inputs:
         """Random sequences (..., C) for each input."""
@@ -109,7 +129,9 @@ class Pair:
         """Sequences of the lengths at which things go wrong, and the user's own."""
         granule, shortest = self.description.granule, self.shortest
         lengths = {1, 2, 3, 9, granule, granule + 1, shortest, shortest + 1, self.field, self.field + 1, self.longest}
-        drawn = [self.draw(n) for n in sorted(n for n in lengths if n <= self.longest)]
+        window = self.options.pooling_window or 1
+        lengths |= {window * max(1, *(timing.hop[0] for timing in self.timings)) - after for after in (0, 1)}
+        drawn = [self.draw(n) for n in sorted({self.allowed(max(1, n)) for n in lengths}) if n <= self.longest]
         self._learn_axes()
         runs = [(inputs, self.expected(inputs)) for inputs in [*drawn, *self._own]]
         of_full = [expected for _, expected in runs if expected is not None]
@@ -167,7 +189,7 @@ class Pair:
             n_rows = timing.count_rows(case.n)
             if len(got[i]) != n_rows:
                 raise VerificationError(f"{where}: expected {n_rows} rows, got {len(got[i])}")
-            if case.expected is not None:
+            if case.expected is not None and self.pools_all(timing, case.n):
                 if n_rows == 0 and timing.law != "equal":
                     raise VerificationError(f"{where}: the offline model has an output, the stream has no row")
                 rows = got[i] if timing.law == "equal" else got[i][-1]
@@ -176,14 +198,17 @@ class Pair:
         return worst
 
     def differs(self, i: int, case: Case, expected: Array, got: Array, where: str) -> float:
-        """The difference of an output from what is expected, held to the case's tolerance."""
+        """The difference of an output from what is expected, held to the case's tolerance.
+
+        The scale is at least that of what is expected: a channel may be near zero at the end of every sequence.
+        """
         port = self.description.outputs[i]
         return compare(
             channels(expected, port),
             channels(got, port),
             where,
             tolerance=case.tolerances[i],
-            scale=self.scales[i],
+            scale=np.maximum(self.scales[i], scale_of([expected], port)),
             consequence="the stream is not the offline model",
         )
 

@@ -93,7 +93,7 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
     return replace(
         offline,
         kind="stream",
-        outputs=tuple(replace(port, has_time=True, length=None) for port in offline.outputs),
+        outputs=tuple(replace(port, has_time=True, length=None, shape=_row(port, step)) for port in offline.outputs),
         state=step.state,
         granule=step.granule,
         phase=step.phase,
@@ -103,6 +103,15 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
         not_fast=step.not_fast,
         offline=OfflineReference(offline_file, offline.graph_sha256, _axes(offline.inputs, step)),
     )
+
+
+def _row(port: Port, step: StepModel) -> tuple[int, ...]:
+    """The shape of an output's row: the port's, without an axis of one step that a pool over time keeps."""
+    axes = step.axes[port.name]
+    if port.has_time or axes.time is None:
+        return port.shape
+    kept = axes.time - (axes.batch < axes.time)
+    return port.shape[:kept] + port.shape[kept + 1 :]
 
 
 def _axes(inputs: Sequence[Port], step: StepModel) -> dict[str, tuple[int, int]]:

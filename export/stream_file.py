@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +27,7 @@ from edgeseq.export.description import Names, checked_rate, describe_stream, fil
 from edgeseq.export.fast_form import DOMAIN, with_fast_form
 from edgeseq.export.offline_function import open_graph
 from edgeseq.export.reasons import reason
-from edgeseq.export.step_model import StepModel
+from edgeseq.export.step_model import Options, StepModel
 from edgeseq.export.step_model import streamify as derive
 from edgeseq.export.time_axis import TimeAxes
 from edgeseq.model_file import METADATA_KEY, NEVER, Description, DTypeName, Port, graph_sha256
@@ -57,6 +57,8 @@ def streamify(
     rate_hz: float | None = None,
     vocabulary: int | None = None,
     check_inputs: Sequence[CheckInput] = (),
+    pooling_window: int | None = None,
+    length_modulo: tuple[int, int] | None = None,
 ) -> StreamReport:
     """Derive the step graph of an offline ONNX file, ours or another exporter's, and write it as a stream file.
 
@@ -73,6 +75,8 @@ def streamify(
         rate_hz: the same.
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones.
+        pooling_window: pool over the last so many rows of features alone: another model than the offline one.
+        length_modulo: (modulus, remainder) of the length of every sequence, a promise that nothing checks.
 
     Raises:
         NotStreamableError: the graph has no exact step graph; the message names the node, the reason and a way out.
@@ -94,7 +98,9 @@ def streamify(
     model = ir.load(source)
     described = model.metadata_props.get(METADATA_KEY)
     ir.external_data.load_to_model(model)
-    step = with_fast_form(_derive(model, source, 1 if time_axis is None and described is not None else time_axis))
+    options = Options(pooling_window, length_modulo)
+    axis = 1 if time_axis is None and described is not None else time_axis
+    step = with_fast_form(_derive(model, source, axis, options))
     stem = target.name.removesuffix(".onnx").removesuffix(".stream")
     offline = _foreign(model, step, stem, data) if described is None else Description.from_json(described)
     offline = replace(
@@ -110,7 +116,7 @@ def streamify(
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / target.name
         description = write_stream(made, step.model, description)
-        contract = verify(made, source, vocabulary=vocabulary, check_inputs=check_inputs)
+        contract = verify(made, source, vocabulary=vocabulary, check_inputs=check_inputs, **asdict(options))
         replace_file(target, made.read_bytes())
     return StreamReport(
         stream=target,
@@ -152,9 +158,9 @@ def _check_target(source: Path, target: Path) -> None:
         raise ConfigError(f"path_out: {str(target)!r} is the offline file itself; write the stream beside it")
 
 
-def _derive(model: ir.Model, source: Path, time_axis: TimeAxes) -> StepModel:
+def _derive(model: ir.Model, source: Path, time_axis: TimeAxes, options: Options) -> StepModel:
     try:
-        return derive(model, time_axis)
+        return derive(model, time_axis, **asdict(options))
     except EdgeseqError:
         raise
     except Exception as error:  # of onnx, onnx-ir, or a rule on a graph that no rule was written for
@@ -209,5 +215,10 @@ def _port(value: ir.Value) -> Port:
         raise NotStreamableError(
             f"port {value.name!r} is {value.shape}: the number of its channels is unknown; write it into the offline "
             "model (export it with that axis fixed)"
+        )
+    if isinstance(value.shape[0], int):
+        raise NotStreamableError(
+            f"port {value.name!r} takes batches of exactly {value.shape[0]}, and a stream file takes any: export the "
+            "model with a dynamic batch (dynamic_shapes, dynamic_axes)"
         )
     return Port(str(value.name), known[value.dtype], tuple(n for n in sizes if isinstance(n, int)))

@@ -153,20 +153,20 @@ def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] =
     sequences = [
         [random(rng, (length, *port.shape), port.dtype, vocabulary) for port in ports] for length in (1, 9, longest)
     ]
-    runs = [(inputs, y) for inputs in [*sequences, *own] if (y := _offline(offline, inputs)) is not None]
-    scales = [
-        scale_of([ys[i][None] for _, ys in runs], port) for i, port in enumerate(offline.description.outputs) if runs
+    runs = [
+        (inputs, whole, [_rows_to_equal(offline, inputs, i, whole[i], port) for i, port in enumerate(outputs)])
+        for inputs in [*sequences, *own]
+        if (whole := _offline(offline, inputs)) is not None
     ]
+    scales = [scale_of([expected[i] for _, _, expected in runs], port) for i, port in enumerate(outputs) if runs]
     worst = 0.0
-    for inputs, whole in runs:
+    for inputs, whole, expected in runs:
         from_nudged = _offline(offline, [nudged(x) for x in inputs]) or whole
         tolerances = [tolerance_of(y, moved, scale) for y, moved, scale in zip(whole, from_nudged, scales, strict=True)]
-        places = [_places(port, len(inputs[0])) for port in outputs]
-        expected = [_at_places(offline, inputs, i, y, places[i]) for i, y in enumerate(whole)]
         for way, got in _streamed(model, inputs, rng):
             where = f"{offline_path.name} and {stream_path.name} {way} on {len(inputs[0])} samples"
             for i, port in enumerate(outputs):
-                at_rows = places[i]
+                at_rows = _places(port, len(inputs[0]))
                 rows = got[i] if at_rows is None or not len(got[i]) else got[i][at_rows]
                 at = where if len(outputs) == 1 else f"{where}, output {port.name!r}"
                 difference = compare(expected[i], rows, at, tolerance=tolerances[i], scale=scales[i])
@@ -199,12 +199,14 @@ def _places(port: Port, n_samples: int) -> Array | None:
     return np.array([-1])  # the last row is of the whole sequence
 
 
-def _at_places(offline: runtime.OfflineModel, inputs: Inputs, i: int, y: Array, places: Array | None) -> Array:
-    """What the offline file gives for these rows of output ``i``, whose value on the whole sequence is ``y``."""
+def _rows_to_equal(offline: runtime.OfflineModel, inputs: Inputs, i: int, y: Array, port: Port) -> Array:
+    """What the rows at ``_places`` are to equal, (n, K), of output ``i``, which is ``y`` on the whole sequence."""
+    places = _places(port, len(inputs[0]))
     if places is None:
         return y
     prefixes = [_offline(offline, [x[: t + 1] for x in inputs]) for t in places if t >= 0]
-    return np.stack([prefix[i] for prefix in prefixes if prefix is not None]) if prefixes else y[None]
+    values = np.stack([prefix[i] for prefix in prefixes if prefix is not None]) if prefixes else y
+    return values.reshape(-1, *port.shape)  # a pool may keep its axis of one step, which a stream's rows do not have
 
 
 def _offline(offline: runtime.OfflineModel, inputs: Inputs) -> list[Array] | None:

@@ -251,3 +251,12 @@ def test_streamify_of_a_foreign_file_with_names(tmp_path: Path, capsys: pytest.C
     assert (d.name, d.rate_hz, d.output.names) == ("gait", 20.0, ("rest", "move"))
     assert "no model file at" in str(run("streamify", tmp_path / "gone.onnx", "-o", out))
     assert "expected a file NAME.stream.onnx" in str(run("streamify", foreign, "-o", tmp_path / "gait"))
+
+
+def test_streamify_and_verify_with_a_window(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    offline, out = offline_file(tmp_path, "mean"), tmp_path / "gait.stream.onnx"
+    assert not run("streamify", offline, "-o", out, "--pooling-window", 5)
+    assert "window" in capsys.readouterr().out
+    assert load(out).description.outputs[0].timing.law == "window"  # type: ignore[union-attr]
+    assert not run("verify", out, offline, "--pooling-window", 5)
+    assert "clause 'steps'" in str(run("verify", out, offline, "--pooling-window", 50))

@@ -103,9 +103,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_ports_that_no_stream_can_have(tmp_path: Path) -> None:
-    def save(kind: str, channels: str) -> Path:
+    def save(kind: str, channels: str, batch: str = "batch") -> Path:
         text = f"""<ir_version: 8, opset_import: ["" : 18]>
-        g ({kind}[batch, time, {channels}] input) => ({kind}[batch, time, {channels}] output)
+        g ({kind}[{batch}, time, {channels}] input) => ({kind}[{batch}, time, {channels}] output)
         {{ output = Neg(input) }}"""
         onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
         return tmp_path / "m.onnx"
@@ -114,3 +114,8 @@ def test_ports_that_no_stream_can_have(tmp_path: Path) -> None:
         streamify(save("float16", "3"), tmp_path / "s.stream.onnx")
     with pytest.raises(NotStreamableError, match="the number of its channels is unknown"):
         streamify(save("float", "channels"), tmp_path / "s.stream.onnx")
+    for batch in "12":
+        with pytest.raises(
+            NotStreamableError, match=f"takes batches of exactly {batch}, .*export the model with a dyn"
+        ):
+            streamify(save("float", "3", batch), tmp_path / "s.stream.onnx")

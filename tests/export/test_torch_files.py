@@ -109,3 +109,23 @@ def test_a_wrong_layout_in_the_file_is_seen(tmp_path: Path) -> None:
     rewrite(stream, description=lambda raw: raw["offline"].update(axes={"input": [0, 1]}))
     with pytest.raises(VerificationError, match="clause 'steps'"):
         verify(stream, offline)
+
+
+def test_inputs_of_different_layouts(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[batch,4,time] a, float[time,batch,3] b) => (float[batch,2,time] y) {
+            c = Conv<pads=[2,0]>(a, W) t = Transpose<perm=[1,2,0]>(b) e = Conv<pads=[1,1]>(t, V) y = Add(c, e) }"""
+    )
+    for name, size in (("W", (2, 4, 3)), ("V", (2, 3, 3))):
+        weight = np.random.default_rng(0).normal(size=size).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    for axis in (None, {"a": 2, "b": 0}):
+        report = streamify(tmp_path / "m.onnx", tmp_path / "s.stream.onnx", axis)
+        origin = report.description.offline
+        assert origin is not None
+        assert origin.axes == {"a": (0, 2), "b": (1, 0)}
+        assert verify(report.stream, tmp_path / "m.onnx").worst < TOLERANCE
