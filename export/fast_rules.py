@@ -18,6 +18,8 @@ from edgeseq.export.cleanup import ELEMENTWISE
 from edgeseq.export.fast_rings import Buffer, FunctionGraph
 from edgeseq.export.graph_edit import constant, permutation
 
+_WIDEST_POOL = 32  # rows: beyond, one operator on a copied history is faster than so many inputs
+
 
 class NoFastFormError(Exception):
     """Why a step graph has no fast form."""
@@ -317,6 +319,8 @@ def _pool(walk: Walk, node: ir.Node, arguments: list[Known]) -> list[Known]:
     size, *more = node.attributes.get_ints("kernel_shape")
     if size == 1 and isinstance(x, Row):
         return [x]
+    if size > _WIDEST_POOL:
+        raise NoFastFormError(f"a pool over {size} rows reads each of them at every step")
     if not isinstance(x, Rows) or more or node.attributes.get_ints("strides", [1])[0] != 1:
         raise NoFastFormError("a pool has a stride")
     rows = [row.value for row in _each(x, _taps(node, x, size))]
