@@ -249,6 +249,7 @@ def inspect(
     rows["sample rate"] = f"{d.rate_hz:g} Hz" if d.rate_hz else "(not given)"
     if d.kind == "stream":
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
+        rows["fast form"] = "yes" if d.fast is not None else f"none: {d.not_fast or 'the file is older than it'}"
     if d.offline is not None:
         rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
     if d.kind == "stream":

@@ -97,6 +97,9 @@ def test_inspect_of_a_stream_names_what_it_equals_and_is_made_with(capsys: pytes
     for part in ("input input float32 (time, 3)", "features x, y, z", "state 4 arrays, 92 bytes", "equals tiny.onnx ("):
         assert part in printed
     assert "tf2onnx 1.17" in printed
+    assert "fast form yes" in printed
+    assert not run("inspect", "tests/data/format2.stream.onnx")
+    assert "fast form none: the file is older than it" in " ".join(capsys.readouterr().out.split())
 
 
 def test_inspect_of_an_offline_model(capsys: pytest.CaptureFixture[str]) -> None:
