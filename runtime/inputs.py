@@ -9,6 +9,7 @@ and fix. Non-finite values are refused because ONNX Runtime's CPU LSTM turns NaN
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,25 @@ from edgeseq.errors import DTypeError, InputError, NonFiniteError, ShapeError
 from edgeseq.model_file import Port
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def by_port(checks: Mapping[str, InputCheck], given: Any, where: object) -> list[tuple[str, Any, object]]:
+    """(name, value, where it came from) of every input of a model; a model of several takes a mapping.
+
+    Raises:
+        DTypeError: it is no mapping.
+        InputError: it does not name each input once.
+    """
+    if len(checks) == 1:
+        return [(name, given, where) for name in checks]
+    if not isinstance(given, Mapping):
+        raise DTypeError(
+            f"{where}: expected a mapping with the inputs {list(checks)}, got {type(given).__name__}; "
+            "pass a dict of arrays"
+        )
+    if set(given) != set(checks):
+        raise InputError(f"{where}: expected the inputs {list(checks)}, got {list(given)}; name each once")
+    return [(name, given[name], f"{where}, input {name!r}") for name in checks]
 
 
 class InputCheck:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import DTypeError, InputError, ShapeError
+from edgeseq.errors import InputError, ShapeError
 from edgeseq.model_file import Description
-from edgeseq.runtime.inputs import Array, InputCheck
+from edgeseq.runtime.inputs import Array, InputCheck, by_port
 from edgeseq.runtime.model_source import open_model
 
 
@@ -75,19 +75,8 @@ class OfflineModel:
         return outputs[0] if len(outputs) == 1 else dict(zip((port.name for port in d.outputs), outputs, strict=True))
 
     def _feeds(self, sequence: Array | Mapping[str, Array], where: str) -> dict[str, Array]:
-        if len(self._checks) == 1:
-            ((name, check),) = self._checks.items()
-            return {name: check.sequence(sequence, where)}
-        if not isinstance(sequence, Mapping):
-            raise DTypeError(
-                f"{where}: expected a mapping with the inputs {list(self._checks)}, got {type(sequence).__name__}; "
-                "pass a dict of arrays"
-            )
-        if set(sequence) != set(self._checks):
-            raise InputError(f"{where}: expected the inputs {list(self._checks)}, got {list(sequence)}; name each once")
-        return {
-            name: check.sequence(sequence[name], f"{where}, input {name!r}") for name, check in self._checks.items()
-        }
+        given = by_port(self._checks, sequence, where)
+        return {name: self._checks[name].sequence(x, at) for name, x, at in given}
 
     def _of_nothing(self, where: str, steps: int) -> list[Array]:
         # ONNX Runtime is undefined where no window fits, and ends the process for some operators.

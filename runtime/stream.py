@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from edgeseq.errors import DTypeError, InputError, SnapshotError, StreamEndedError
+from edgeseq.errors import InputError, SnapshotError, StreamEndedError
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.fast_step import FastStep, Rings
-from edgeseq.runtime.inputs import Array, InputCheck
+from edgeseq.runtime.inputs import Array, InputCheck, by_port
 from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
@@ -97,7 +97,7 @@ class Stream:
         if self._plain:
             self._frame[0][0, 0] = next(iter(self._checks.values())).sample(sample, self)
         else:
-            samples = [self._checks[name].sample(x, where) for name, x, where in self._by_port(sample)]
+            samples = [self._checks[name].sample(x, where) for name, x, where in by_port(self._checks, sample, self)]
             rows = [np.concatenate([w, x[None]]) for w, x in zip(self._waiting, samples, strict=True)]
             if len(rows[0]) < self._description.granule:
                 self._waiting, self._position = rows, self._position + 1
@@ -133,7 +133,7 @@ class Stream:
         """
         if self._ended:
             raise self._ended_error()
-        chunks = [self._checks[name].chunk(x, where) for name, x, where in self._by_port(chunk)]
+        chunks = [self._checks[name].chunk(x, where) for name, x, where in by_port(self._checks, chunk, self)]
         n = len(chunks[0])
         if any(len(each) != n for each in chunks):
             lengths = dict(zip(self._checks, map(len, chunks), strict=True))
@@ -215,19 +215,6 @@ class Stream:
         self._waiting = [arrays[f"waiting {port.name}"] for port in d.inputs]
         self._position, self._fed, self._ended = header["position"], header["fed"], header["ended"]
         self._in_rings, self._steps_in_a_row = False, _STEPS_BEFORE_RINGS
-
-    def _by_port(self, given: Any) -> list[tuple[str, Any, object]]:
-        """(name, value, where it came from) of every input, in the order of the model's."""
-        if len(self._checks) == 1:
-            return [(name, given, self) for name in self._checks]
-        if not isinstance(given, Mapping):
-            raise DTypeError(
-                f"{self}: expected a mapping with the inputs {list(self._checks)}, got {type(given).__name__}; "
-                "pass a dict of arrays"
-            )
-        if set(given) != set(self._checks):
-            raise InputError(f"{self}: expected the inputs {list(self._checks)}, got {list(given)}; name each once")
-        return [(name, given[name], f"{self}, input {name!r}") for name in self._checks]
 
     def _returned(self, values: list[Any]) -> Any:
         if len(values) == 1:

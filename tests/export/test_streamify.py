@@ -53,7 +53,8 @@ def stream(step: StepModel, x: Array, sizes: Sequence[int]) -> Array:
     ort_session = session(step.model)
     (timing,) = step.timings
     state = {s.input: np.full((len(x), *s.shape), s.initial, s.dtype) for s in step.state}
-    names = ["output", *(s.output for s in step.state)]
+    source, names = str(step.model.graph.inputs[0].name), [step.model.graph.outputs[0].name]
+    names += [s.output for s in step.state]
     length, owed = x.shape[1], timing.count_rows(x.shape[1]) + timing.delay
     total = max(-(-owed * timing.hop[0] // timing.hop[1]), step.phase + length)
     total += -total % step.granule
@@ -64,7 +65,7 @@ def stream(step: StepModel, x: Array, sizes: Sequence[int]) -> Array:
     places = sorted(c for c in cuts if 0 <= c <= total)
     outputs = []
     for start, stop in pairwise(places):
-        given = {"input": fed[:, start:stop], **state}
+        given = {source: fed[:, start:stop], **state}
         if step.end is not None:
             given[step.end] = np.full(len(x), length if stop > step.phase + length else NEVER)
         y, *successors = ort_session.run(names, given)

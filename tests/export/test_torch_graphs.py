@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from edgeseq.errors import ConfigError, NotStreamableError
-from edgeseq.export.step_model import StepModel, streamify
+from edgeseq.export.step_model import streamify
 from edgeseq.export.time_axis import Axes
-from edgeseq.model_file import NEVER
-from tests.export.test_streamify import session
+from tests.export.test_streamify import session, stream
 
 Array = np.ndarray[Any, Any]
 DATA = Path("tests/data/torch")
@@ -62,30 +60,6 @@ def batch_first(x: Array, axes: Axes) -> Array:
     """(batch, time, rest) of what the offline graph takes or gives."""
     leading = [axes.batch] if axes.time is None else [axes.batch, axes.time]
     return np.ascontiguousarray(np.moveaxis(x, leading, range(len(leading))))
-
-
-def stream(step: StepModel, x: Array, sizes: list[int]) -> Array:
-    """Run the step graph over (batch, time[, C]) by its description, in chunks of about these sizes, and flush."""
-    ort_session = session(step.model)
-    (timing,) = step.timings
-    source = step.model.graph.inputs[0].name
-    state: dict[str, Array] = {s.input: np.full((len(x), *s.shape), s.initial, s.dtype) for s in step.state}
-    names = [step.model.graph.outputs[0].name, *(s.output for s in step.state)]
-    length, owed = x.shape[1], timing.count_rows(x.shape[1]) + timing.delay
-    total = max(-(-owed * timing.hop[0] // timing.hop[1]), step.phase + length)
-    total += -total % step.granule
-    fed = np.zeros((len(x), total, *x.shape[2:]), x.dtype)
-    fed[:, step.phase : step.phase + length] = x
-    wanted = {int(c) // step.granule * step.granule for c in np.cumsum([0, *sizes]) if c < total}
-    rows = []
-    for start, stop in pairwise(sorted(c for c in wanted | set(step.cuts) | {total} if c <= total)):
-        given = {str(source): fed[:, start:stop], **state}
-        if step.end is not None:
-            given[step.end] = np.full(len(x), length if stop > step.phase + length else NEVER)
-        y, *successors = ort_session.run(names, given)
-        state = dict(zip(state, successors, strict=True))
-        rows.append(y)
-    return np.concatenate(rows, axis=1)[:, timing.delay : owed]
 
 
 @pytest.mark.parametrize(("name", "exporter"), CASES)
