@@ -206,7 +206,7 @@ def verify(
         write: write the certificate; with --no-write the file stays as it is.
     """
     with _needs("train"):
-        from edgeseq.export.contract import verify as verify_files
+        from edgeseq.export.contract.check import verify as verify_files
     report = verify_files(
         stream, offline, time_axis=time_axis, vocabulary=vocabulary, pooling_window=pooling_window, write=write
     )

@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeseq.export.contract import ContractReport, verify
+    from edgeseq.export.contract.check import ContractReport, verify
     from edgeseq.export.exporter import ExportReport, export_model
-    from edgeseq.export.lowering import register_lowering
+    from edgeseq.export.lowering.registry import register_lowering
     from edgeseq.export.stream_file import StreamReport, streamify
 
 __all__ = [
@@ -27,11 +27,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "ContractReport": "edgeseq.export.contract",
-    "verify": "edgeseq.export.contract",
+    "ContractReport": "edgeseq.export.contract.check",
+    "verify": "edgeseq.export.contract.check",
     "ExportReport": "edgeseq.export.exporter",
     "export_model": "edgeseq.export.exporter",
-    "register_lowering": "edgeseq.export.lowering",
+    "register_lowering": "edgeseq.export.lowering.registry",
     "StreamReport": "edgeseq.export.stream_file",
     "streamify": "edgeseq.export.stream_file",
 }

@@ -29,10 +29,10 @@ from tf2onnx.optimizer.reshape_optimizer import ReshapeOptimizer
 from tf2onnx.tfonnx import process_tf_graph
 
 from edgeseq.errors import EdgeseqError, ExportError
-from edgeseq.export import layer_rules  # noqa: F401  registers the rules
-from edgeseq.export.cleanup import clean_up
-from edgeseq.export.lowering import lowered
-from edgeseq.export.native import LoweredLayer, NativeOps
+from edgeseq.export.graph.cleanup import clean_up
+from edgeseq.export.lowering import layer_rules  # noqa: F401  registers the rules
+from edgeseq.export.lowering.native import LoweredLayer, NativeOps
+from edgeseq.export.lowering.registry import lowered
 from edgeseq.export.reasons import reason
 from edgeseq.export.signature import Signature, signature, structure
 
@@ -40,7 +40,7 @@ OPSET = 18
 
 _PLACEHOLDER = "edgeseq_port_"
 
-# Of tf2onnx' own; what they leave is done by edgeseq.export.cleanup.
+# Of tf2onnx' own; what they leave is done by edgeseq.export.graph.cleanup.
 _OPTIMIZERS = {
     "fold_constants": ConstFoldOptimizer,
     "loop_optimizer": LoopOptimizer,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from edgeseq.errors import ConfigError
-from edgeseq.export.step_model import StepModel
+from edgeseq.export.streaming.step_model import StepModel
 from edgeseq.model_file import Description, OfflineReference, Port
 
 if TYPE_CHECKING:

@@ -24,14 +24,14 @@ from edgeseq.errors import ConfigError, ExportError, ModelFileError, NotStreamab
 from edgeseq.export.any_length import for_any_length, length_kept_by
 from edgeseq.export.convert import OPSET, Converted, to_onnx
 from edgeseq.export.description import About, Names, describe_offline, describe_stream, file_stem
-from edgeseq.export.fast_form import with_fast_form
-from edgeseq.export.lowering import one_export
-from edgeseq.export.native import LoweredLayer
+from edgeseq.export.fast.form import with_fast_form
+from edgeseq.export.lowering.native import LoweredLayer
+from edgeseq.export.lowering.registry import one_export
 from edgeseq.export.probes import vocabulary_size
 from edgeseq.export.sequences import Inputs
 from edgeseq.export.signature import signature
-from edgeseq.export.step_model import StepModel, streamify
 from edgeseq.export.stream_file import write_model, write_stream
+from edgeseq.export.streaming.step_model import StepModel, streamify
 from edgeseq.export.verification import Verification, verify_offline, verify_stream
 from edgeseq.model_file import Port
 from edgeseq.runtime import load_offline

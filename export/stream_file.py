@@ -22,14 +22,14 @@ import onnxruntime as ort
 
 from edgeseq.errors import ConfigError, EdgeseqError, ExportError, NotStreamableError
 from edgeseq.export.certify import replace_file
-from edgeseq.export.contract import CheckInput, ContractReport, verify
+from edgeseq.export.contract.check import CheckInput, ContractReport, verify
+from edgeseq.export.contract.offline_function import open_graph
 from edgeseq.export.description import Names, checked_rate, describe_stream, file_stem, named
-from edgeseq.export.fast_form import DOMAIN, with_fast_form
-from edgeseq.export.offline_function import open_graph
+from edgeseq.export.fast.form import DOMAIN, with_fast_form
 from edgeseq.export.reasons import reason
-from edgeseq.export.step_model import Options, StepModel
-from edgeseq.export.step_model import streamify as derive
-from edgeseq.export.time_axis import TimeAxes
+from edgeseq.export.streaming.step_model import Options, StepModel
+from edgeseq.export.streaming.step_model import streamify as derive
+from edgeseq.export.streaming.time_axis import TimeAxes
 from edgeseq.model_file import METADATA_KEY, NEVER, Description, DTypeName, Port, graph_sha256
 from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.model_source import open_model

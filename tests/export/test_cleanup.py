@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseq.export.cleanup import clean_up
+from edgeseq.export.graph.cleanup import clean_up
 
 
 def parse(body: str, **constants: np.ndarray[Any, Any]) -> ir.Model:

@@ -15,7 +15,7 @@ from edgeseq import export
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, ModelFileError, ModelNotFoundError, VerificationError
 from edgeseq.export import verify
-from edgeseq.export.contract_clauses import CLAUSES
+from edgeseq.export.contract.clauses import CLAUSES
 from edgeseq.runtime.model_source import open_model
 from tests.export.stream_files import GRAPHS, offline_file, rewrite, stream_file
 
@@ -295,7 +295,7 @@ def test_a_file_of_format_1(tmp_path: Path) -> None:
 
 
 def test_tokens_are_drawn_from_the_table_of_the_graph(tmp_path: Path) -> None:
-    from edgeseq.export.vocabulary import vocabulary_of
+    from edgeseq.export.graph.vocabulary import vocabulary_of
 
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 18]>

@@ -18,7 +18,7 @@ from edgeseq import bilstm_tagger
 from edgeseq.errors import ExportError, UnsupportedLayerError
 from edgeseq.export.comparison import compare
 from edgeseq.export.convert import Converted, to_onnx
-from edgeseq.export.lowering import lowered
+from edgeseq.export.lowering.registry import lowered
 
 Randomise = Callable[..., Any]
 

@@ -18,7 +18,7 @@ from edgeseq import bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagge
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, ExportError, ModelFileError, VerificationError
 from edgeseq.export import export_model, exporter, register_lowering
-from edgeseq.export.lowering import RULES
+from edgeseq.export.lowering.registry import RULES
 from edgeseq.export.verification import verify_offline
 
 Randomise = Callable[..., Any]

@@ -13,7 +13,7 @@ import pytest
 from edgeseq.errors import NotStreamableError
 from edgeseq.export.convert import to_onnx
 from edgeseq.export.signature import signature
-from edgeseq.export.step_model import StepModel, streamify
+from edgeseq.export.streaming.step_model import StepModel, streamify
 from edgeseq.model_file import NEVER
 from tests.export.families import FAMILIES
 from tests.export.judging import sequences

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from edgeseq.export.step_model import streamify
+from edgeseq.export.streaming.step_model import streamify
 from tests.export.test_streamify import EVERY_STEP, NO_TIME, TO_CHANNELS, Array, parse, session, stream, weights
 
 STEPS, EDGE = 100_000, 10_000

@@ -11,7 +11,7 @@ from keras import layers as L  # noqa: N812
 
 from edgeseq.errors import ExportError
 from edgeseq.export.convert import to_onnx
-from edgeseq.export.lowering import RULES, lowered, register_lowering
+from edgeseq.export.lowering.registry import RULES, lowered, register_lowering
 
 
 class Inheriting(L.Dense):  # type: ignore[misc]

@@ -20,7 +20,7 @@ from keras import layers as L  # noqa: N812
 from edgeseq.errors import UnsupportedLayerError
 from edgeseq.export.comparison import compare
 from edgeseq.export.convert import to_onnx
-from edgeseq.export.rnn import _ACTIVATIONS
+from edgeseq.export.lowering.rnn import _ACTIVATIONS
 from tests.conftest import random_weights
 
 Build = Callable[[Any], Any]

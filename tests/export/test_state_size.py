@@ -12,7 +12,7 @@ from keras import layers as L  # noqa: N812
 
 from edgeseq import TCN
 from edgeseq.export.convert import to_onnx
-from edgeseq.export.step_model import StepModel, streamify
+from edgeseq.export.streaming.step_model import StepModel, streamify
 from edgeseq.model_file import Description, Port
 from tests.export.small_models import CHANNELS, chain, function
 from tests.export.test_streamify import EVERY_STEP, NO_TIME, TO_CHANNELS, Array, parse, session, stream, weights

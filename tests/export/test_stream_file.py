@@ -11,7 +11,8 @@ import pytest
 
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, ModelFileError, NotStreamableError, VerificationError
-from edgeseq.export import contract_clauses, streamify
+from edgeseq.export import streamify
+from edgeseq.export.contract import clauses
 from tests.export.stream_files import offline_file
 
 
@@ -71,7 +72,7 @@ def test_nothing_appears_that_broke_its_contract(tmp_path: Path, monkeypatch: py
     offline = offline_file(tmp_path, "causal")
     out = tmp_path / "s.stream.onnx"
     out.write_text("what was there")
-    monkeypatch.setitem(contract_clauses.CLAUSES, "reset", broken)
+    monkeypatch.setitem(clauses.CLAUSES, "reset", broken)
     with pytest.raises(VerificationError, match="clause 'reset': seen to break"):
         streamify(offline, out)
     assert out.read_text() == "what was there"

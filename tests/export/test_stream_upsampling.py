@@ -13,7 +13,7 @@ from keras import layers as L  # noqa: N812
 
 from edgeseq.errors import NotStreamableError
 from edgeseq.export.convert import to_onnx
-from edgeseq.export.step_model import streamify
+from edgeseq.export.streaming.step_model import streamify
 from tests.export.small_models import chain
 from tests.export.test_streamify import EVERY_STEP, TO_CHANNELS, Array, parse, session, stream, weights
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.errors import ConfigError, NotStreamableError
-from edgeseq.export.step_model import StepModel, streamify
+from edgeseq.export.streaming.step_model import StepModel, streamify
 from edgeseq.model_file import NEVER
 
 Array = np.ndarray[Any, Any]

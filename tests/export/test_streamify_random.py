@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeseq.export.step_model import streamify
+from edgeseq.export.streaming.step_model import streamify
 from tests.export.test_streamify import EVERY_STEP, TO_CHANNELS, Array, parse, session, stream, weights
 
 WIDTH = 4

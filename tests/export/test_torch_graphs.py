@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from edgeseq.errors import ConfigError, NotStreamableError
-from edgeseq.export.step_model import streamify
-from edgeseq.export.time_axis import Axes
+from edgeseq.export.streaming.step_model import streamify
+from edgeseq.export.streaming.time_axis import Axes
 from tests.export.test_streamify import session, stream
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,7 @@ from edgeseq import tcn_tagger
 from edgeseq.errors import ExportError, VerificationError
 from edgeseq.export import export_model, register_lowering
 from edgeseq.export.comparison import TOLERANCE, compare
-from edgeseq.export.lowering import RULES
+from edgeseq.export.lowering.registry import RULES
 
 
 def test_the_first_wrong_step_is_named_not_the_first_wrong_element() -> None:

@@ -1,6 +1,6 @@
 """The contract check: whether a stream file keeps, for any chunking, the law that it equals its offline model.
 
-``verify`` holds a pair to every clause of ``edgeseq.export.contract_clauses.CLAUSES``; the first one that is broken
+``verify`` holds a pair to every clause of ``edgeseq.export.contract.clauses.CLAUSES``; the first one that is broken
 ends it. What was seen is written into the stream file as its certificate.
 """
 
@@ -20,12 +20,12 @@ import edgeseq
 from edgeseq.certificate import Certificate, metadata_sha256
 from edgeseq.errors import ConfigError, InputError, VerificationError
 from edgeseq.export.certify import write_certificate
-from edgeseq.export.contract_clauses import CLAUSES, Seen
-from edgeseq.export.contract_pair import Pair
-from edgeseq.export.offline_function import OfflineFunction, OfflineModel, offline_function
-from edgeseq.export.step_model import Options
-from edgeseq.export.time_axis import TimeAxes
-from edgeseq.export.vocabulary import vocabulary_of
+from edgeseq.export.contract.clauses import CLAUSES, Seen
+from edgeseq.export.contract.offline_function import OfflineFunction, OfflineModel, offline_function
+from edgeseq.export.contract.pair import Pair
+from edgeseq.export.graph.vocabulary import vocabulary_of
+from edgeseq.export.streaming.step_model import Options
+from edgeseq.export.streaming.time_axis import TimeAxes
 from edgeseq.runtime.model_source import open_model
 
 CheckInput = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]]

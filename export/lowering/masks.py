@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from edgeseq.export.native import Emitter, NativeOps
+from edgeseq.export.lowering.native import Emitter, NativeOps
 
 
 def lengths(mask: Any) -> Any:

@@ -21,10 +21,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeseq.errors import ConfigError, NotStreamableError
-from edgeseq.export.graph_edit import constant
-from edgeseq.export.stream_graph import Plan, StepGraph, TimeAxis, Timed, refuse
-from edgeseq.export.stream_rules import RULES, Argument
-from edgeseq.export.time_axis import Axes, Reading, TimeAxes, arranged, described, names_settle, readings
+from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming.rules import RULES, Argument
+from edgeseq.export.streaming.step_graph import Plan, StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.streaming.time_axis import Axes, Reading, TimeAxes, arranged, described, names_settle, readings
 from edgeseq.fast_form import FastForm
 from edgeseq.model_file import StateSpec, Timing
 

@@ -1,8 +1,7 @@
 """The lowering rules of Keras' own layers, one small rule for each problem.
 
 A rule takes what the layer's ``call`` takes and returns what ``call`` returns at inference. What slides along time
-is in ``edgeseq.export.conv_rules``, how recurrent layers are written in ``edgeseq.export.rnn``. Importing this module
-registers all of them.
+is in ``conv_rules``, how recurrent layers are written in ``rnn``. Importing this module registers all of them.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import tensorflow as tf
 from onnx import TensorProto, helper
 
 from edgeseq.errors import UnsupportedLayerError
-from edgeseq.export import conv_rules, rnn  # noqa: F401  conv_rules registers its rules
-from edgeseq.export.lowering import register_lowering
-from edgeseq.export.native import Emitter, NativeOps, weight
+from edgeseq.export.lowering import conv_rules, rnn  # noqa: F401  conv_rules registers its rules
+from edgeseq.export.lowering.native import Emitter, NativeOps, weight
+from edgeseq.export.lowering.registry import register_lowering
 
 L = keras.layers
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from edgeseq.errors import VerificationError
 from edgeseq.export.comparison import channels
-from edgeseq.export.contract_pair import STEP, Pair, RawStreams, as_rows
-from edgeseq.export.contract_probes import Probe, probe
+from edgeseq.export.contract.pair import STEP, Pair, RawStreams, as_rows
+from edgeseq.export.contract.probes import Probe, probe
 from edgeseq.export.sequences import SEED, Array
 from edgeseq.model_file import NEVER
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.cleanup import ELEMENTWISE
-from edgeseq.export.fast_rings import Buffer, FunctionGraph
-from edgeseq.export.graph_edit import constant, permutation
+from edgeseq.export.fast.rings import Buffer, FunctionGraph
+from edgeseq.export.graph.cleanup import ELEMENTWISE
+from edgeseq.export.graph.edit import constant, permutation
 
 _WIDEST_POOL = 32  # rows: beyond, one operator on a copied history is faster than so many inputs
 

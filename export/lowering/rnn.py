@@ -1,8 +1,8 @@
 """Recurrent Keras layers as the native ONNX operators LSTM, GRU and RNN.
 
 Owns the translation of weights (gate order and bias layout), activations and directions. Refuses an activation that
-ONNX does not name and cells of the user's own. Invariant: with a mask (``edgeseq.export.masks``) as without, every step
-is what it is in Keras. A ``stateful=True`` layer starts every sequence anew: state is the stream's, never the file's.
+ONNX does not name and cells of the user's own. Invariant: with a mask (``masks``) as without, every step is what it is
+in Keras. A ``stateful=True`` layer starts every sequence anew: state is the stream's, never the file's.
 
 Sources: ONNX operators LSTM, GRU, RNN (https://onnx.ai/onnx/operators/); Keras gate orders i, f, c, o and z, r, h.
 """
@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from edgeseq.errors import UnsupportedLayerError
-from edgeseq.export import masks
-from edgeseq.export.native import Emitter, NativeOps, as_list, weight
+from edgeseq.export.lowering import masks
+from edgeseq.export.lowering.native import Emitter, NativeOps, as_list, weight
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 

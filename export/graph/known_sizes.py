@@ -19,9 +19,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgeseq.errors import NotStreamableError
-from edgeseq.export.cleanup import BINARY
-from edgeseq.export.graph_edit import constant, initializer
-from edgeseq.export.stream_graph import END
+from edgeseq.export.graph.cleanup import BINARY
+from edgeseq.export.graph.edit import constant, initializer
+from edgeseq.export.streaming.step_graph import END
 
 Array = np.ndarray[Any, Any]
 

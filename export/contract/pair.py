@@ -21,10 +21,10 @@ import numpy as np
 from edgeseq import runtime
 from edgeseq.errors import ConfigError, VerificationError
 from edgeseq.export.comparison import channels, compare, nudged, scale_of, tolerance_of
-from edgeseq.export.offline_function import OfflineFunction
+from edgeseq.export.contract.offline_function import OfflineFunction
 from edgeseq.export.reasons import reason
 from edgeseq.export.sequences import SEED, Array, Inputs, random
-from edgeseq.export.step_model import Options
+from edgeseq.export.streaming.step_model import Options
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.inputs import InputCheck
 from edgeseq.runtime.model_source import open_model

@@ -1,7 +1,7 @@
 """The fast form of a step graph: one sample of each stream at a call, ring buffers.
 
 The step graph is walked once more, with every tensor reduced to its newest row and the time axis dropped: a convolution
-becomes a product of the newest row, and one of rows that stand in a ring (``edgeseq.export.fast_rings``). Masks by
+becomes a product of the newest row, and one of rows that stand in a ring (``edgeseq.export.fast.rings``). Masks by
 position are true once a stream has taken as many samples as its outputs are late, and until it ends, so the fast form
 needs none. What has no rule here has no fast form; the step graph serves it.
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgeseq.export.fast_rings import Buffer, FunctionGraph
-from edgeseq.export.fast_rules import RULES, Known, Mask, NoFastFormError, Row, Rows
-from edgeseq.export.step_model import StepModel
+from edgeseq.export.fast.rings import Buffer, FunctionGraph
+from edgeseq.export.fast.rules import RULES, Known, Mask, NoFastFormError, Row, Rows
+from edgeseq.export.streaming.step_model import StepModel
 from edgeseq.fast_form import FastForm
 
 DOMAIN, FUNCTION = "edgeseq", "FastStep"

@@ -4,7 +4,7 @@
 for export. Rules replace the call of the *class* for the time of the trace, so they reach a layer wherever it stands:
 in nested models, wrappers, and inside layers that users wrote. The user's model is not copied and not changed. A rule
 that does not apply returns ``NotImplemented`` and the layer traces as Keras wrote it. The rules for Keras' own layers
-are in ``edgeseq.export.layer_rules``.
+are in ``edgeseq.export.lowering.layer_rules``.
 
 Invariant: a lowered call computes what the layer computes at inference, in float32, for any batch and any length; the
 exporter checks that on numbers before it writes a file.
@@ -22,7 +22,7 @@ from typing import Any
 import keras
 
 from edgeseq.errors import ExportError, UnsupportedLayerError
-from edgeseq.export.native import NativeOps
+from edgeseq.export.lowering.native import NativeOps
 
 Rule = Callable[..., Any]
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.stream_graph import StepGraph, Timed, refuse, then
-from edgeseq.export.stream_registry import farthest, values
+from edgeseq.export.streaming.registry import farthest, values
+from edgeseq.export.streaming.step_graph import StepGraph, Timed, refuse, then
 from edgeseq.model_file import Timing
 
 _LONG = 100_000  # samples of which no window inside the model is too long

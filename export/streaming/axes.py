@@ -13,9 +13,9 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.graph_edit import constant, permutation
-from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse, then
-from edgeseq.export.stream_registry import REARRANGE, Argument, first, streams, values
+from edgeseq.export.graph.edit import constant, permutation
+from edgeseq.export.streaming.registry import REARRANGE, Argument, first, streams, values
+from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse, then
 
 # Sizes that stand for the batch's and time's in products: no other axis, nor a product of some, is as long.
 _BATCH, _TIME = 1_000_003, 1_000_033

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from edgeseq.errors import UnsupportedLayerError
-from edgeseq.export.lowering import register_lowering
-from edgeseq.export.native import Emitter, NativeOps, weight
+from edgeseq.export.lowering.native import Emitter, NativeOps, weight
+from edgeseq.export.lowering.registry import register_lowering
 
 L = keras.layers
 

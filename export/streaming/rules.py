@@ -1,7 +1,7 @@
 """One rule per ONNX operator: what it does to time, and how one chunk of it is computed.
 
 Here are the operators that work on each step alone, and those that slide along time. Those that move axes are in
-``edgeseq.export.stream_axes``, and those that carry a state of their own in ``edgeseq.export.stream_memory``. To
+``edgeseq.export.streaming.axes``, and those that carry a state of their own in ``edgeseq.export.streaming.memory``. To
 support one more operator, add one function; ``docs/streaming.md`` has a worked example.
 """
 
@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export import stream_memory as stream_memory  # noqa: PLC0414  registers its rules
-from edgeseq.export import stream_upsampling as stream_upsampling  # noqa: PLC0414
-from edgeseq.export.cleanup import ELEMENTWISE
-from edgeseq.export.graph_edit import constant
-from edgeseq.export.stream_axes import last_step, repeated, time_second
-from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
-from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, farthest, first, streams, values
-from edgeseq.export.stream_windows import aligned, same_padding, slide, summed_in_turn
+from edgeseq.export.graph.cleanup import ELEMENTWISE
+from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming import memory as memory  # noqa: PLC0414  registers its rules
+from edgeseq.export.streaming import upsampling as upsampling  # noqa: PLC0414
+from edgeseq.export.streaming.axes import last_step, repeated, time_second
+from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, farthest, first, streams, values
+from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.streaming.windows import aligned, same_padding, slide, summed_in_turn
 
 __all__ = ["RULES", "Argument"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.graph_edit import (
+from edgeseq.export.graph.edit import (
     constant,
     either_way,
     initializer,

@@ -16,10 +16,10 @@ import onnx_ir.passes.common as passes
 from onnx import version_converter
 
 from edgeseq.errors import ConfigError, NotStreamableError
-from edgeseq.export.cleanup import clean_up
-from edgeseq.export.graph_edit import constant, replace
-from edgeseq.export.known_sizes import settle_sizes
-from edgeseq.export.stream_graph import refuse
+from edgeseq.export.graph.cleanup import clean_up
+from edgeseq.export.graph.edit import constant, replace
+from edgeseq.export.graph.known_sizes import settle_sizes
+from edgeseq.export.streaming.step_graph import refuse
 
 _TIME = re.compile(r"time|seq|len|step|frame|^t$", re.IGNORECASE)
 _BATCH = re.compile(r"batch|^n$|^b$", re.IGNORECASE)

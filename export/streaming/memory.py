@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.graph_edit import constant
-from edgeseq.export.stream_graph import StepGraph, TimeAxis, Timed, refuse
-from edgeseq.export.stream_registry import REARRANGE, RULES, Argument, first, streams, values
-from edgeseq.export.stream_windows import late
+from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, first, streams, values
+from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.streaming.windows import late
 
 _LOWEST = float(np.finfo(np.float32).min)
 

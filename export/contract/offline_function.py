@@ -20,7 +20,7 @@ import onnxruntime as ort
 from edgeseq.errors import ConfigError, ModelFileError, ModelNotFoundError, VerificationError
 from edgeseq.export.reasons import reason
 from edgeseq.export.sequences import Array, Inputs
-from edgeseq.export.time_axis import TimeAxes, by_input
+from edgeseq.export.streaming.time_axis import TimeAxes, by_input
 from edgeseq.model_file import METADATA_KEY, Description, Port, graph_sha256
 from edgeseq.runtime.model_source import open_model
 

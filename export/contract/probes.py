@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseq.export.comparison import channels
-from edgeseq.export.contract_pair import Pair
+from edgeseq.export.contract.pair import Pair
 from edgeseq.export.sequences import Array
 
 _MOVE = 10.0  # in standard deviations of the samples

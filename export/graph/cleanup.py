@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from edgeseq.export.folding import (
+from edgeseq.export.graph.edit import cancel, constant, initializer, insert_after, permutation, replace
+from edgeseq.export.graph.folding import (
     fold_crop,
     fold_into_conv,
     fold_into_matmul,
@@ -21,7 +22,6 @@ from edgeseq.export.folding import (
     fold_scale_before,
     merge_shifts,
 )
-from edgeseq.export.graph_edit import cancel, constant, initializer, insert_after, permutation, replace
 
 Rule = Callable[[ir.Node], bool]
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from edgeseq.export.stream_graph import StepGraph, Timed, refuse
+from edgeseq.export.streaming.step_graph import StepGraph, Timed, refuse
 
 Argument = Timed | ir.Value | None
 Rule = Callable[[StepGraph, ir.Node, list[Argument]], Sequence[Timed | None]]

@@ -1,0 +1,1 @@
+"""What is done to any ONNX graph, whether it streams or not: clean-up, folding, sizes that are known."""

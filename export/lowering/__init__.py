@@ -1,0 +1,1 @@
+"""How Keras layers that convert wrongly, or badly, are traced instead: the registry, and its rules."""
