@@ -21,6 +21,7 @@ from edgeseq.errors import (
     SnapshotError,
     StreamEndedError,
 )
+from edgeseq.runtime.latency import Latency, prometheus_text
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
 from edgeseq.runtime.snapshot import SnapshotStore
@@ -30,6 +31,7 @@ __all__ = [
     "DTypeError",
     "EdgeseqError",
     "InputError",
+    "Latency",
     "Model",
     "ModelFileError",
     "ModelNotFoundError",
@@ -42,4 +44,5 @@ __all__ = [
     "StreamEndedError",
     "load",
     "load_offline",
+    "prometheus_text",
 ]

@@ -123,12 +123,22 @@ class Model:
         """Bytes of state that one stream carries from step to step."""
         return self._description.state_bytes
 
-    def stream(self, name: str = "stream") -> Stream:
-        """Open a new stream in the initial state. ``name`` appears in its errors."""
-        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast)
+    def stream(self, name: str = "stream", *, budget_us: float | None = None) -> Stream:
+        """Open a new stream in the initial state. ``name`` appears in its errors.
 
-    def restore(self, snapshot: bytes | bytearray | memoryview, name: str = "stream") -> Stream:
+        ``budget_us`` is what a call may take; ``Stream.latency`` counts the longer ones.
+
+        Raises:
+            ConfigError: ``budget_us`` is not a number above 0.
+        """
+        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast, budget_us=budget_us)
+
+    def restore(
+        self, snapshot: bytes | bytearray | memoryview, name: str = "stream", *, budget_us: float | None = None
+    ) -> Stream:
         """A stream that continues where the one stood that the snapshot was taken from, bitwise.
+
+        Its latencies begin anew: they are no part of a snapshot.
 
         Raises:
             SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no stream is made.
@@ -143,7 +153,7 @@ class Model:
             >>> bool((twin.step(x) == stream.step(x)).all())
             True
         """
-        stream = self.stream(name)
+        stream = self.stream(name, budget_us=budget_us)
         stream._restore(snapshot)
         return stream
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgeseq.errors import InputError, SnapshotError, StreamEndedError
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.inputs import Array, InputCheck, by_port
+from edgeseq.runtime.latency import Latency
 from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
@@ -51,8 +53,10 @@ class Stream:
         name: str,
         *,
         fast: FastStep | None = None,
+        budget_us: float | None = None,
     ) -> None:
         self.name = name
+        self._latency, self._push_latency = Latency(budget_us), Latency(budget_us)
         self._description = d = description
         self._ort_session = ort_session
         self._checks = checks
@@ -83,6 +87,16 @@ class Stream:
         """Samples taken since the start or the last ``reset``."""
         return self._position
 
+    @property
+    def latency(self) -> Latency:
+        """How long calls of ``step`` took, with all checks; those that raised are left out. No part of the state."""
+        return self._latency
+
+    @property
+    def push_latency(self) -> Latency:
+        """How long calls of ``push`` took, of any length; those that raised are left out. No part of the state."""
+        return self._push_latency
+
     def step(self, sample: Any) -> Any:
         """Take one sample and return the prediction that is due, or None while none is.
 
@@ -92,6 +106,12 @@ class Stream:
             ShapeError, DTypeError, NonFiniteError: the sample is not what the model takes; the state is unchanged.
             StreamEndedError: ``flush`` was called.
         """
+        start = perf_counter_ns()
+        prediction = self._step(sample)
+        self._latency.record(perf_counter_ns() - start)
+        return prediction
+
+    def _step(self, sample: Any) -> Any:
         if self._ended:
             raise self._ended_error()
         if self._plain:
@@ -131,6 +151,12 @@ class Stream:
             ShapeError, DTypeError, NonFiniteError: the chunk is not what the model takes; the state is unchanged.
             StreamEndedError: ``flush`` was called.
         """
+        start = perf_counter_ns()
+        predictions = self._push(chunk)
+        self._push_latency.record(perf_counter_ns() - start)
+        return predictions
+
+    def _push(self, chunk: Any) -> Any:
         if self._ended:
             raise self._ended_error()
         chunks = [self._checks[name].chunk(x, where) for name, x, where in by_port(self._checks, chunk, self)]
@@ -175,7 +201,7 @@ class Stream:
         return self._returned(due)
 
     def reset(self) -> None:
-        """Go back to the state of a new stream."""
+        """Go back to the state of a new stream. Latencies stay."""
         for buffer, spec in zip(self._next, self._description.state, strict=True):
             buffer.fill(spec.initial)
         waiting = self._zeros(self._description.phase)
