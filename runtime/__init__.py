@@ -19,6 +19,7 @@ from edgeseq.errors import (
     NonFiniteError,
     ShapeError,
     SnapshotError,
+    StreamBusyError,
     StreamEndedError,
 )
 from edgeseq.runtime.latency import Latency, prometheus_text
@@ -41,6 +42,7 @@ __all__ = [
     "SnapshotError",
     "SnapshotStore",
     "Stream",
+    "StreamBusyError",
     "StreamEndedError",
     "load",
     "load_offline",

@@ -1,8 +1,8 @@
 """One sensor's stream: its state, and the law that its outputs equal the offline model's.
 
 Each call of the graph reads the state from one set of buffers and writes its successor into another, and only a call
-that succeeded swaps them: an error, at whatever moment, leaves the stream as it was. A stream belongs to one thread at
-a time; different streams of a model may run in different threads.
+that succeeded swaps them: an error, at whatever moment, leaves the stream as it was. A stream takes one call at a time
+and refuses others meanwhile; different streams of a model may run in different threads.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import onnxruntime as ort
 from edgeseq.errors import InputError, SnapshotError, StreamEndedError
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.fast_step import FastStep, Rings
+from edgeseq.runtime.guard import Guard
 from edgeseq.runtime.inputs import Array, InputCheck, by_port
 from edgeseq.runtime.latency import Latency
 from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
 _LONGEST_CALL = 512
-# A stream moves its state into rings after so many steps in a row: the move costs about as much as they gain.
-_STEPS_BEFORE_RINGS = 4
 
 
 class Stream:
@@ -56,6 +55,7 @@ class Stream:
         budget_us: float | None = None,
     ) -> None:
         self.name = name
+        self._guard = Guard()
         self._latency, self._push_latency = Latency(budget_us), Latency(budget_us)
         self._description = d = description
         self._ort_session = ort_session
@@ -79,7 +79,6 @@ class Stream:
         self._fast = fast
         self._rings: Rings | None = None
         self._in_rings = False
-        self._steps_in_a_row = 0
         self._plain = d.granule == 1 and len(d.inputs) == 1 and len(self._outputs) == 1 and self._outputs[0].is_plain
 
     @property
@@ -105,9 +104,10 @@ class Stream:
         Raises:
             ShapeError, DTypeError, NonFiniteError: the sample is not what the model takes; the state is unchanged.
             StreamEndedError: ``flush`` was called.
+            StreamBusyError: another call is under way; it goes on undisturbed.
         """
         start = perf_counter_ns()
-        prediction = self._step(sample)
+        prediction = self._guard.run(self, self._step, sample)
         self._latency.record(perf_counter_ns() - start)
         return prediction
 
@@ -150,9 +150,10 @@ class Stream:
         Raises:
             ShapeError, DTypeError, NonFiniteError: the chunk is not what the model takes; the state is unchanged.
             StreamEndedError: ``flush`` was called.
+            StreamBusyError: another call is under way; it goes on undisturbed.
         """
         start = perf_counter_ns()
-        predictions = self._push(chunk)
+        predictions = self._guard.run(self, self._push, chunk)
         self._push_latency.record(perf_counter_ns() - start)
         return predictions
 
@@ -171,6 +172,7 @@ class Stream:
         if whole:
             for buffer, value in zip(self._next, state, strict=True):
                 buffer[...] = value
+            self._in_rings = False
             self._advance(whole, n, rest)
         else:
             self._waiting, self._position = rest, self._position + n
@@ -181,7 +183,13 @@ class Stream:
 
         Behind a pool over time, the last of them is the offline model's output. The stream takes no more samples until
         ``reset``. A second call returns nothing.
+
+        Raises:
+            StreamBusyError: another call is under way; it goes on undisturbed.
         """
+        return self._guard.run(self, self._flush)
+
+    def _flush(self) -> Any:
         d, n, fed = self._description, self._position, self._fed
         if self._ended or n == 0:
             self._ended = True
@@ -201,7 +209,14 @@ class Stream:
         return self._returned(due)
 
     def reset(self) -> None:
-        """Go back to the state of a new stream. Latencies stay."""
+        """Go back to the state of a new stream. Latencies stay.
+
+        Raises:
+            StreamBusyError: another call is under way; it goes on undisturbed.
+        """
+        self._guard.run(self, self._reset)
+
+    def _reset(self) -> None:
         for buffer, spec in zip(self._next, self._description.state, strict=True):
             buffer.fill(spec.initial)
         waiting = self._zeros(self._description.phase)
@@ -209,18 +224,23 @@ class Stream:
         self._now, self._next = self._next, self._now
         self._call, self._call_after = self._call_after, self._call
         self._waiting = waiting
-        self._fed = self._position = self._steps_in_a_row = 0
+        self._fed = self._position = 0
         self._in_rings = self._ended = False
 
     def snapshot(self) -> bytes:
-        """The stream's state as bytes; ``Model.restore`` continues from it bitwise. Equal states give equal bytes."""
+        """The stream's state as bytes; ``Model.restore`` continues from it bitwise. Equal states give equal bytes.
+
+        Raises:
+            StreamBusyError: another call is under way; it goes on undisturbed.
+        """
+        return self._guard.run(self, self._snapshot)
+
+    def _snapshot(self) -> bytes:
         d = self._description
-        if self._in_rings and self._rings is not None:  # they go on holding the state: the next step need not load it
-            self._rings.store(self._now, self._fed)
-        self._steps_in_a_row = _STEPS_BEFORE_RINGS  # as a restored one: both go on in the same form, so bitwise alike
+        states = self._states()
         header = {"graph_sha256": d.graph_sha256, "position": self._position, "fed": self._fed, "ended": self._ended}
         waiting = zip((f"waiting {port.name}" for port in d.inputs), self._waiting, strict=True)
-        return pack(header, [*waiting, *zip((s.input for s in d.state), self._now, strict=True)])
+        return pack(header, [*waiting, *zip((s.input for s in d.state), states, strict=True)])
 
     def _restore(self, data: bytes | bytearray | memoryview) -> None:
         """Take over the state in a snapshot, of a stream that nobody has used.
@@ -240,7 +260,7 @@ class Stream:
             array[...] = arrays[spec.input]
         self._waiting = [arrays[f"waiting {port.name}"] for port in d.inputs]
         self._position, self._fed, self._ended = header["position"], header["fed"], header["ended"]
-        self._in_rings, self._steps_in_a_row = False, _STEPS_BEFORE_RINGS
+        self._in_rings = False
 
     def _returned(self, values: list[Any]) -> Any:
         if len(values) == 1:
@@ -252,9 +272,6 @@ class Stream:
         fast = self._fast
         if fast is None or self._fed < fast.form.start:
             return None
-        if not self._in_rings and self._steps_in_a_row < _STEPS_BEFORE_RINGS:
-            self._steps_in_a_row += 1
-            return None
         if self._rings is None:
             samples, results = ([array[:, 0] for array in arrays] for arrays in (self._frame, self._results))
             self._rings = Rings(fast, samples, results)
@@ -264,11 +281,9 @@ class Stream:
         return self._rings
 
     def _states(self) -> list[Array]:
-        """The states of the step graph, brought up to date; the next steps run on it, too."""
-        self._steps_in_a_row = 0
+        """The states of the step graph, brought up to date. Rings go on holding them: nothing has changed."""
         if self._in_rings and self._rings is not None:
             self._rings.store(self._now, self._fed)
-            self._in_rings = False
         return self._now
 
     def _run(self, rows: list[Array]) -> tuple[list[Array], list[Array]]:
