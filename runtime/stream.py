@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeseq.errors import InputError, SnapshotError, StreamEndedError
-from edgeseq.model_file import NEVER, Description, Port, Timing
+from edgeseq.model_file import NEVER, Description
+from edgeseq.runtime.due import OutputRows, joined
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.guard import Guard
 from edgeseq.runtime.inputs import Array, InputCheck, by_port
@@ -60,7 +61,7 @@ class Stream:
         self._description = d = description
         self._ort_session = ort_session
         self._checks = checks
-        self._outputs = [_Output(port, d.granule) for port in d.outputs]
+        self._outputs = [OutputRows(port, d.granule) for port in d.outputs]
         self._position = 0
         self._ended = False
         # Samples wait until they are as many as the graph takes; the phase's zeros wait first.
@@ -307,7 +308,7 @@ class Stream:
             for rows_of, y in zip(given, results, strict=False):
                 rows_of.append(y[0])
             state = results[len(given) :]
-        return [_joined(rows_of, output) for rows_of, output in zip(given, self._outputs, strict=True)], state
+        return [joined(rows_of, output) for rows_of, output in zip(given, self._outputs, strict=True)], state
 
     def _zeros(self, n_samples: int) -> list[Array]:
         """So many samples of zeros, for each input."""
@@ -343,40 +344,3 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, position={self._position})"
-
-
-class _Output:
-    """Which rows of the step graph belong to samples."""
-
-    def __init__(self, port: Port, granule: int) -> None:
-        assert port.timing is not None
-        self.port = port
-        self._timing: Timing = port.timing
-        self._samples, self._rows = port.timing.hop
-        self.rows_a_call = granule * self._rows // self._samples
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every sample has its row at once."""
-        return self._timing.hop == (1, 1) and self._timing.delay == 0
-
-    def due(self, rows: Array, fed: int, n_samples: int | None = None) -> Array:
-        """Of rows that came after ``fed`` samples: those of the sequence, which ends if ``n_samples`` is given."""
-        first = fed * self._rows // self._samples - self._timing.delay
-        stop = len(rows) if n_samples is None else self._timing.count_rows(n_samples) - first
-        return rows[max(0, -first) : max(0, stop)]
-
-    def fed_for(self, n_samples: int) -> int:
-        """How many samples, the phase and what follows the end included, give all rows of so many."""
-        rows = self._timing.count_rows(n_samples) + self._timing.delay
-        return -(-rows * self._samples // self._rows)
-
-    def nothing(self) -> Array:
-        """No rows."""
-        return np.zeros((0, *self.port.shape), self.port.dtype)
-
-
-def _joined(rows: list[Array], output: _Output) -> Array:
-    if not rows:
-        return output.nothing()
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
