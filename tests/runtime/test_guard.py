@@ -52,8 +52,8 @@ class Held:
 @contextmanager
 def under_way(stream: rt.Stream, call: Callable[[], Any]) -> Iterator[list[Any]]:
     """A call of this stream, in another thread, that is inside ONNX Runtime; what it returned, at the end."""
-    held = Held(stream._ort_session)
-    stream._ort_session = held
+    held = Held(stream._graph._ort_session)
+    stream._graph._ort_session = held
     given: list[Any] = []
     thread = threading.Thread(target=lambda: given.append(call()))
     thread.start()
@@ -63,7 +63,7 @@ def under_way(stream: rt.Stream, call: Callable[[], Any]) -> Iterator[list[Any]]
     finally:
         held.let_go.set()
         thread.join(20)
-        stream._ort_session = held._ort_session
+        stream._graph._ort_session = held._ort_session
     assert len(given) == 1
 
 
@@ -92,9 +92,10 @@ def test_whatever_ends_a_call_frees_the_stream(error: type[BaseException], monke
     for sample in signal(12):
         with monkeypatch.context() as patch:
 
-            def fail(*_: Any) -> Any:
+            def fail(*_: Any, **__: Any) -> Any:
                 raise error
 
+            patch.setattr(stream, "_call_once", fail)
             patch.setattr(stream, "_advance", fail)
             for call in ("step", "push"):
                 with pytest.raises(error):
