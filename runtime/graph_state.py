@@ -16,6 +16,7 @@ import onnxruntime as ort
 from edgeseq.model_file import NEVER, Description
 from edgeseq.runtime.due import OutputRows, joined
 from edgeseq.runtime.inputs import Array
+from edgeseq.runtime.model_source import is_cpu
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
 LONGEST_CALL = 512
@@ -38,12 +39,18 @@ class GraphState:
         self.sets = (first, [np.empty_like(array) for array in first])
         self._values = [_values(arrays) for arrays in self.sets]
         self._frame_values, self._result_values = _values(self.frame), _values(self.results)
-        self._steps = [self._bound(turn) for turn in (0, 1)]
+        self._in_place = is_cpu(ort_session)
+        self._steps = [self._bound(turn) for turn in (0, 1)] if self._in_place else []
         self._chunks: list[Any] = [None, None]  # a stream that takes no chunks needs none
 
     def step(self, turn: int) -> None:
         """Run the graph on ``frame``."""
-        self._ort_session.run_with_iobinding(self._steps[turn])
+        if self._in_place:
+            self._ort_session.run_with_iobinding(self._steps[turn])
+        else:
+            given = self._by_run(turn, [x[0] for x in self.frame], [0, self._d.granule])
+            for result, y in zip(self.results, given, strict=True):
+                result[0] = y
 
     def chunk(self, turn: int, rows: Sequence[Array], fed: int) -> list[Array]:
         """All outputs' rows, of a chunk for each input, in calls that do not reach across a cut.
@@ -53,12 +60,16 @@ class GraphState:
         d, total = self._d, len(rows[0])
         longest = max(1, LONGEST_CALL // d.granule) * d.granule
         cuts = {cut - fed for cut in d.cuts if 0 < cut - fed < total}
-        if total <= longest and not cuts:
+        if total <= longest and not cuts and self._in_place:
             return self._one_call(turn, rows)
+        return self._by_run(turn, rows, sorted({*range(0, total, longest), *cuts, total}))
+
+    def _by_run(self, turn: int, rows: Sequence[Array], places: Sequence[int]) -> list[Array]:
+        """In calls from place to place, which give arrays of their own: the state is still what it was."""
+        d, state = self._d, self.sets[turn]
         names = [*(port.name for port in d.outputs), *(s.output for s in d.state)]
         given: list[list[Array]] = [[] for _ in d.outputs]
-        state = self.sets[turn]
-        for start, stop in pairwise(sorted({*range(0, total, longest), *cuts, total})):
+        for start, stop in pairwise(places):
             feeds = dict(zip((s.input for s in d.state), state, strict=True))
             feeds |= {port.name: x[None, start:stop] for port, x in zip(d.inputs, rows, strict=True)}
             if d.end is not None:
@@ -81,7 +92,8 @@ class GraphState:
             call = self._chunks[turn] = self._bound(turn)
         n_calls = len(rows[0]) // self._d.granule
         given = [np.empty((1, n_calls * o.rows_a_call, *o.port.shape), o.port.dtype) for o in self._outputs]
-        self._bind_ports(call, _values([np.ascontiguousarray(x[None]) for x in rows]), _values(given))
+        chunks = [np.ascontiguousarray(x[None]) for x in rows]  # a binding does not keep them alive: this name does
+        self._bind_ports(call, _values(chunks), _values(given))
         self._ort_session.run_with_iobinding(call)
         self._bind_ports(call, self._frame_values, self._result_values)  # and let go of the chunk
         return [y[0] for y in given]

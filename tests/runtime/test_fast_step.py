@@ -39,7 +39,9 @@ def _state(stream: rt.Stream) -> list[Any]:
 
 
 def test_explain_says_which_form_runs_and_why() -> None:
-    assert MODEL.explain().startswith("single steps run on the fast form: 4 ring buffers")
+    assert MODEL.explain().startswith(
+        "single steps, and chunks of up to 2 samples, run on the fast form: 4 ring buffers"
+    )
     assert PLAIN.explain() == "everything runs on the step graph: the fast form was not asked for"
     old = rt.load("tests/data/format2.stream.onnx")
     assert old.explain() == "everything runs on the step graph: the file holds no fast form"
