@@ -188,8 +188,10 @@ class Rings:
 
     def step(self, fed: int) -> None:
         """Run one step, of a stream whose states have seen ``fed`` samples."""
-        if fed != self._kept_until or self._replaced:
+        if self._replaced:
             self._keep(fed)
+        elif fed != self._kept_until:
+            self._write(fed)
         self._run(fed)
 
     def steps(self, samples: Sequence[Array], fed: int) -> list[Array]:

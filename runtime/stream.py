@@ -68,6 +68,9 @@ class Stream:
         self._fast = fast
         self._rings: Rings | None = None
         self._in_rings = False
+        # What a step of a plain model needs, at hand.
+        self._frame_row = self._graph.frame[0].reshape(-1, *d.inputs[0].shape)[-1:]
+        self._result_rows = self._graph.results[0][0]
         self._check_one = next(iter(checks.values())).sample
         self._plain = d.granule == 1 and len(d.inputs) == 1 and len(self._outputs) == 1 and self._outputs[0].is_plain
 
@@ -105,10 +108,10 @@ class Stream:
         if self._ended:
             raise self._ended_error()
         if self._plain:
-            self._graph.frame[0][0, 0] = self._check_one(sample, self)
+            self._frame_row[...] = self._check_one(sample, self)
             self._call_once()
             self._turn, self._fed, self._position = 1 - self._turn, self._fed + 1, self._position + 1
-            prediction: Array = self._graph.results[0][0, 0].copy()
+            prediction: Array = self._result_rows[0].copy()
             return prediction
         samples = [self._checks[name].sample(x, where) for name, x, where in by_port(self._checks, sample, self)]
         rows = [np.concatenate([w, x[None]]) for w, x in zip(self._waiting, samples, strict=True)]
