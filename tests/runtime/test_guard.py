@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dis
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -27,7 +29,7 @@ CALLS: dict[str, Callable[[rt.Stream], Any]] = {
 }
 
 
-def signal(length: int, seed: int = 0) -> Any:
+def samples(length: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=(length, 3)).astype(np.float32)
 
 
@@ -61,7 +63,7 @@ def under_way(stream: rt.Stream, inside: tuple[Any, str], call: Callable[[], Any
     ("model", "first", "size"), [(MODEL, "step", 1), (MODEL, "push", 2), (PLAIN, "step", 1), (PLAIN, "push", 40)]
 )
 def test_a_stream_in_use_refuses_every_other_thread(model: rt.Model, first: str, size: int, other: str) -> None:
-    x = signal(60)
+    x = samples(60)
     stream, alone = model.stream("pump-7"), model.stream()
     for sample in x[:2]:
         np.testing.assert_array_equal(stream.step(sample), alone.step(sample))
@@ -81,7 +83,7 @@ def test_a_stream_in_use_refuses_every_other_thread(model: rt.Model, first: str,
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
 def test_whatever_ends_a_call_frees_the_stream(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     stream, alone = MODEL.stream(), MODEL.stream()
-    for sample in signal(12):
+    for sample in samples(12):
         with monkeypatch.context() as patch:
 
             def fail(*_: Any, **__: Any) -> Any:
@@ -139,9 +141,45 @@ def test_an_interrupt_at_any_moment_frees_the_guard() -> None:
     assert interrupted > 3
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.parametrize("model", [MODEL, PLAIN], ids=["fast", "plain"])
+def test_a_call_that_a_signal_interrupts_has_happened_or_not(
+    model: rt.Model,
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    rng, x = np.random.default_rng(0), samples(600)
+    stream, alone = model.stream(), model.stream()
+    seen = {True: 0, False: 0}
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(400):
+            size, start = int(rng.choice([1, 1, 2, 40])), i
+            call = ("step", x[start]) if size == 1 else ("push", x[start : start + size])
+            position = stream.position
+            delay_s = float(rng.uniform(5e-6, 120e-6))
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay_s)
+                getattr(stream, call[0])(call[1])
+                time.sleep(1)
+            except KeyboardInterrupt:
+                pass
+            happened = stream.position > position
+            seen[happened] += 1
+            if happened:
+                getattr(alone, call[0])(call[1])
+            assert stream.position == alone.position
+            assert stream.snapshot() == alone.snapshot()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert min(seen.values()) > 0, seen
+
+
 @pytest.mark.parametrize("model", [MODEL, PLAIN], ids=["fast", "plain"])
 def test_two_threads_on_streams_of_one_model_give_what_one_gives(model: rt.Model) -> None:
-    signals = [signal(3000, seed) for seed in range(2)]
+    signals = [samples(3000, seed) for seed in range(2)]
 
     def run(x: Any) -> Any:
         stream = model.stream()
