@@ -8,6 +8,7 @@
     │   ├── DTypeError              (also a TypeError)
     │   └── NonFiniteError          (also a ValueError)
     ├── StreamEndedError        a stream used after flush() without reset()
+    ├── StreamBusyError         a stream used while a call of it is under way; that call goes on undisturbed
     ├── SnapshotError           a snapshot that is damaged, newer, or of another model; nothing was loaded
     ├── ConfigError             (also a ValueError) arguments that do not fit together
     ├── MissingDependencyError  (also an ImportError) an extra that is not installed
@@ -51,6 +52,10 @@ class NonFiniteError(InputError, ValueError):
 
 class StreamEndedError(EdgeseqError):
     """A stream that was used after ``flush()`` and before ``reset()``."""
+
+
+class StreamBusyError(EdgeseqError):
+    """A stream that was used from two threads at once. The call that was under way goes on undisturbed."""
 
 
 class SnapshotError(EdgeseqError):

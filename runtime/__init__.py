@@ -19,8 +19,10 @@ from edgeseq.errors import (
     NonFiniteError,
     ShapeError,
     SnapshotError,
+    StreamBusyError,
     StreamEndedError,
 )
+from edgeseq.runtime.latency import Latency, prometheus_text
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
 from edgeseq.runtime.snapshot import SnapshotStore
@@ -30,6 +32,7 @@ __all__ = [
     "DTypeError",
     "EdgeseqError",
     "InputError",
+    "Latency",
     "Model",
     "ModelFileError",
     "ModelNotFoundError",
@@ -39,7 +42,9 @@ __all__ = [
     "SnapshotError",
     "SnapshotStore",
     "Stream",
+    "StreamBusyError",
     "StreamEndedError",
     "load",
     "load_offline",
+    "prometheus_text",
 ]
