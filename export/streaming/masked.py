@@ -92,18 +92,19 @@ def _compact(
     place = step.once(("place", valid), lambda: _place(step, ones))
     count = step.once(("count", valid), lambda: step.op("ReduceSum", ones, step.constant([1]), keepdims=0))
     least = step.once(("least", valid), lambda: step.op("Max", count, step.scalar(1, np.int32)))
-    some = step.once(("some", valid), lambda: _some(step, count))
 
     lead = step.constant([0])
     front = _swapped(step, step.op("GatherND", _batch_first(step, x), order, batch_dims=1))
     initial = [step.op("Unsqueeze", state, lead) for state in states]
     inputs = [front, *weights, least, *initial]
-    y, *after = step.ops(node.op_type.removeprefix("Masked"), 1 + len(states), *inputs, **node.attributes)
-    last = [
-        step.op("Where", some, step.op("Squeeze", each, lead), state) for each, state in zip(after, states, strict=True)
-    ]
+    y, _, *last_c = step.ops(node.op_type.removeprefix("Masked"), 1 + len(states), *inputs, **node.attributes)
     every = step.op("Concat", initial[0], step.op("Squeeze", y, step.constant([1])), axis=0)
-    return [_swapped(step, step.op("GatherND", _swapped(step, every), place, batch_dims=1))], last
+    held = step.op("GatherND", _swapped(step, every), place, batch_dims=1)
+    last = [step.op("Gather", held, step.scalar(-1), axis=1)]
+    for state, after in zip(states[1:], last_c, strict=True):
+        some = step.once(("some", valid), lambda: _some(step, count))
+        last.append(step.op("Where", some, step.op("Squeeze", after, lead), state))
+    return [_swapped(step, held)], last
 
 
 def _order(step: StepGraph, ones: ir.Value) -> ir.Value:
