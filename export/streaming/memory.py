@@ -95,7 +95,6 @@ _NEEDS = {
     "Shape": "it asks for the length of the sequence, which a stream does not know",
     "Size": "it asks for the length of the sequence, which a stream does not know",
     "ReverseSequence": "it reverses each sequence by its own length, so the first output needs the last sample",
-    "TopK": "it sorts the whole sequence, as a mask does",
     "InstanceNormalization": "it normalises over the whole sequence",
     "GroupNormalization": "it normalises over the whole sequence",
 }
