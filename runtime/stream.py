@@ -155,11 +155,21 @@ class Stream:
 
         Behind a pool over time, the last of them is the offline model's output. The stream takes no more samples until
         ``reset``. A second call returns nothing.
+
+        Raises:
+            InputError: the model was streamed by a promise of the length, and so many samples break it; the stream goes
+                on as if nothing had been asked.
         """
         d, n, fed = self._description, self._position, self._fed
         if self._ended or n == 0:
             self._ended = True
             return self._returned([output.nothing() for output in self._outputs])
+        if not d.conditions.allow(n):
+            modulus, remainder = d.conditions.length_modulo or (1, 0)
+            raise InputError(
+                f"{self}: expected {remainder} samples modulo {modulus} at flush(), which the model was streamed by "
+                f"(length_modulo), got {n}; push as many as are missing, or reset()"
+            )
         last = max(output.fed_for(n) for output in self._outputs)
         more = max(0, -(-(last - fed) // d.granule)) * d.granule
         rows = self._zeros(more)

@@ -10,6 +10,7 @@ not believed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from edgeseq.export.streaming.step_graph import END
 Array = np.ndarray[Any, Any]
 
 _LENGTHS = (61, 509, 8191)  # the shortest at which every window of the model fits
+_MOST_RUNS = 300
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -39,8 +41,10 @@ class _Seen:
     batch: int
 
 
-def settle_sizes(model: ir.Model) -> None:
+def settle_sizes(model: ir.Model, length_modulo: tuple[int, int] | None = None) -> None:
     """Replace, in place, what is computed from sizes and constants alone.
+
+    Lengths are those that ``length_modulo``, (modulus, remainder), allows, or any.
 
     Raises:
         NotStreamableError: the model does not run at other lengths than the one it was exported with.
@@ -48,7 +52,7 @@ def settle_sizes(model: ir.Model) -> None:
     reads = list(_reads(model.graph))
     if not reads:
         return
-    runs = _run(model, reads)
+    runs = _run(model, reads, length_modulo or (1, 0))
     for node, index, value in reads:
         seen = [run.values[str(value.name)] for run in runs]
         if all(np.array_equal(each, seen[0]) for each in seen):
@@ -137,8 +141,10 @@ def _works_on(node: ir.Node, content: set[ir.Value | None]) -> bool:
     return nested or node.op_type in _RANDOM or any(value in content for value in node.inputs)
 
 
-def _run(model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]]) -> list[_Seen]:
-    """Run the model at two batch sizes and several lengths, of different remainders."""
+def _run(
+    model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]], length_modulo: tuple[int, int]
+) -> list[_Seen]:
+    """Run the model at several batch sizes and lengths, of different remainders where these are not promised."""
     values = {str(value.name) for _, _, value in reads}
     sized = {str(v.name) for node, _, _ in reads for v in (*node.inputs, node.outputs[0]) if v is not None} - values
     proto = ir.to_proto(model)
@@ -157,7 +163,7 @@ def _run(model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]]) -> lis
     except Exception as error:
         raise NotStreamableError(f"ONNX Runtime does not open the model: {_short(error)}") from error
     for shortest in _LENGTHS:
-        points = [(2, shortest), (3, shortest + 1), (3, shortest + 2), (2, shortest + 3), (4, 2 * shortest + 5)]
+        points = _points(model.graph, shortest, length_modulo)
         try:
             outputs = [session.run(names, _zeros(model.graph, *point)) for point in points]
         except Exception as error:  # ONNX Runtime's errors have no common base
@@ -172,6 +178,27 @@ def _run(model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]]) -> lis
         f"the model does not run at other lengths or batch sizes than those it was exported with: {_short(failed)}; "
         "export it with batch and time dynamic (dynamic_shapes, dynamic_axes), and see that no size in it is frozen"
     ) from failed
+
+
+def _points(graph: ir.Graph, shortest: int, length_modulo: tuple[int, int]) -> list[tuple[int, int]]:
+    """Batch sizes and lengths; every remainder that a size is divided by in the graph comes up."""
+    modulus, remainder = length_modulo
+    first = shortest + (remainder - shortest) % modulus
+    runs = min(_MOST_RUNS, max(4, _period(graph)))
+    lengths = [first + i * modulus for i in range(runs)]
+    batches = [(2, 3, 3, 2)[i % 4] for i in range(runs)]
+    return [*zip(batches, lengths, strict=True), (4, first + (first // modulus + 5) * modulus)]
+
+
+def _period(graph: ir.Graph) -> int:
+    """Lengths that differ by this give the same remainders."""
+    period = 1
+    for node in graph:
+        divisor = constant(node.inputs[1]) if node.op_type in ("Mod", "Div") else None
+        if divisor is not None and divisor.dtype.kind == "i" and divisor.size == 1:
+            period = math.lcm(period, abs(int(divisor.item())) or 1)
+    strides = [node.attributes.get_ints("strides", [1]) for node in graph]
+    return period * math.prod(n for each in strides for n in each) if period > 1 else 1
 
 
 def _short(error: Exception) -> str:

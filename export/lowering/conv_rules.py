@@ -88,8 +88,8 @@ def _pooling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
     def average(onnx: Emitter, x: str) -> str:
         if not by_length:
             return onnx.op("AveragePool", x, **attributes)
-        like_one = onnx.op("Concat", onnx.integers(1, 1), onnx.op("Shape", x, start=2), axis=0)
-        there = onnx.op("Expand", onnx.constant(np.ones(1, np.float32)), like_one)
+        one = onnx.constant(np.array(1, np.float32))
+        there = onnx.op("Clip", x, one, one)  # a one for each step, which streams where a tensor made of sizes does not
         padded = (_padded_by_length(onnx, each, size - 1, stride) for each in (x, there))
         return onnx.op("Div", *(onnx.op("AveragePool", each, **attributes) for each in padded))
 

@@ -60,8 +60,8 @@ class Options:
 
     ``pooling_window``: a pool over time sees its last so many rows alone; the law of such an output is "window".
     ``length_modulo=(modulus, remainder)``: every sequence has ``remainder`` samples modulo ``modulus``, so that "same"
-    padding with a stride streams. Nothing checks the promise; a sequence that breaks it is not equal to the offline
-    model's.
+    padding with a stride streams. The file keeps the promise, and a stream that was fed another number of samples
+    refuses to flush; its rows until then are those of a sequence that keeps it.
 
     Raises:
         ConfigError: one of them is out of range.
@@ -110,7 +110,7 @@ def streamify(
     refused: list[NotStreamableError] = []
     for reading in (possible := readings(offline.graph, time_axis)):
         try:
-            step = _derive(arranged(offline, reading), reading, options)
+            step = _derive(arranged(offline, reading, length_modulo), reading, options)
         except NotStreamableError as error:
             refused.append(error)
             continue

@@ -137,7 +137,7 @@ def described(found: Sequence[Reading]) -> str:
     return " or ".join(f"time_axis={ {name: axes.time for name, axes in reading.items()} }" for reading in found)
 
 
-def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
+def arranged(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int] | None = None) -> ir.Model:
     """A copy of the offline graph whose inputs are (batch, time, rest), cleaned up, with its sizes settled.
 
     Names and sizes of tensors inside the graph, and of its outputs, are derived anew: those in the file may be wrong.
@@ -161,10 +161,10 @@ def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
         value.shape = None
     for index, value in enumerate(graph.inputs):
         _turn(graph, index, reading[str(value.name)])
-    settle_sizes(model)
+    settle_sizes(model, length_modulo)
     while _take_known_branch(graph):
         passes.NameFixPass()(model)
-        settle_sizes(model)
+        settle_sizes(model, length_modulo)
     clean_up(model)
     return model
 
