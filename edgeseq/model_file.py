@@ -137,9 +137,6 @@ class Conditions:
     length_modulo: tuple[int, int] | None = None
     pooling_window: int | None = None
 
-    def __bool__(self) -> bool:
-        return self != Conditions()
-
     def allow(self, n_samples: int) -> bool:
         """Whether a sequence may have so many samples.
 
@@ -206,7 +203,9 @@ class Description:
     def to_json(self) -> str:
         """The description as one JSON object with sorted keys, the same text for equal descriptions."""
         raw = asdict(self)
-        if not self.conditions:  # so that readers of before there were any read the file, and refuse it if it has some
+        if (
+            self.conditions == Conditions()
+        ):  # so that readers of before there were any read the file, and refuse it if it has some
             del raw["conditions"]
         return json.dumps(raw, sort_keys=True)
 
@@ -376,8 +375,10 @@ def _offline(raw: Mapping[str, Any]) -> OfflineReference:
 
 
 def _conditions(raw: Mapping[str, Any]) -> Conditions:
-    promise = raw["length_modulo"] if "length_modulo" in raw else None
-    return Conditions(**{**raw, "length_modulo": None if promise is None else tuple(promise)})
+    given = {**raw}
+    if given.get("length_modulo") is not None:
+        given["length_modulo"] = tuple(given["length_modulo"])
+    return Conditions(**given)
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

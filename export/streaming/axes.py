@@ -119,9 +119,12 @@ def _gather(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     if at == x.batch:
         raise refuse(node, "it selects sequences of a batch", REARRANGE)
     if at == x.axis:
+        gone = TimeAxis.LAST if indices.ndim else TimeAxis.GONE
+        if x.offline is TimeAxis.LAST and indices.ravel().tolist() in ([0], [-1]):  # the one step that there is
+            return [replace(x, offline=gone)]
         if indices.ravel().tolist() != [-1]:
             raise refuse(node, "it takes steps at fixed places", "select the last step, or every step")
-        return [last_step(node, x, TimeAxis.LAST if indices.ndim else TimeAxis.GONE)]
+        return [last_step(node, x, gone)]
     y = step.copy(node, values(arguments), axis=at)[0]
     batch, axis = x.without([] if indices.ndim else [at])
     return [replace(x, value=y, axis=axis, batch=batch)]

@@ -111,14 +111,15 @@ def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) ->
     x, axis = first(node, arguments), constant(node.inputs[1])
     if node.inputs[0].dtype is not ir.DataType.FLOAT:  # type: ignore[union-attr]
         raise refuse(node, _COUNTS, _MAKE_CAUSAL)
-    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == 0 or x.axis == 0:
-        raise refuse(node, "only a sum along an axis that is known, and behind the batch, streams", REARRANGE)
+    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == x.batch:
+        raise refuse(node, "only a sum along an axis that is known, and not along the batch, streams", REARRANGE)
     if x.lift(int(axis)) != x.axis:
         return [replace(x, value=step.copy(node, values(arguments))[0])]
     if x.backwards or node.attributes.get_int("reverse", 0) != 0:
         raise refuse(node, "it sums from the end of the sequence", "sum from the start")
     if x.delay and not x.blank:
         x = replace(x, value=step.masked(x, step.scalar(0.0, np.float32)))
+    x, back = _batch_first(step, x)
     sizes, at = step.sizes(x), x.axis - 1
     # The sum so far stands before the chunk: the additions of the offline run, in its order, to the last bit.
     total = step.state("cumsum", [*sizes[:at], 1, *sizes[at:]])
@@ -126,7 +127,23 @@ def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) ->
     step.carry(total, step.slice(sums, x.axis, -1))
     exclusive = node.attributes.get_int("exclusive", 0)
     y = step.slice(sums, x.axis, 0, -1) if exclusive else step.slice(sums, x.axis, 1)
-    return [replace(x, value=y, past=None, blank=False)]
+    return [_turned(step, replace(x, value=y, past=None, blank=False), back)]
+
+
+def _batch_first(step: StepGraph, x: Timed) -> tuple[Timed, list[int] | None]:
+    """``x`` with its batch in front, as a state has it, and how to turn that back."""
+    order = [x.batch, *(axis for axis in range(x.rank + x.gone) if axis != x.batch)]
+    if x.batch == 0:
+        return x, None
+    return _turned(step, x, order), [order.index(axis) for axis in range(len(order))]
+
+
+def _turned(step: StepGraph, x: Timed, perm: list[int] | None) -> Timed:
+    if perm is None:
+        return x
+    y = step.op("Transpose", x.value, perm=perm)
+    step.copies_sizes(x.value, y)
+    return replace(x, value=y, axis=perm.index(x.axis), batch=perm.index(x.batch))
 
 
 # Operators that reduce time to one step: the step graph gives the result for every prefix.
@@ -166,17 +183,24 @@ def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
 
 
 def _over_time(step: StepGraph, node: ir.Node, x: Timed, op_type: str, *, keepdims: bool) -> list[Timed]:
+    if x.offline is TimeAxis.LAST:  # one step alone
+        last = step.constant([x.rank])
+        y = step.op(op_type, step.op("Unsqueeze", x.value, last), last, keepdims=0)
+        return [replace(x, value=y, offline=TimeAxis.LAST if keepdims else TimeAxis.GONE, blank=False)]
     running = _RUNNING.get(op_type)
     if running is None or x.offline is not TimeAxis.FULL:
         raise refuse(
             node, "only a maximum, minimum, sum and mean over time have a running form", "pool with one of them"
         )
+    back = None
     if x.batch - (x.axis < x.batch) != 0:
-        raise refuse(node, "its batch is not its first axis beside time", "pool with the batch first")
+        x, back = _batch_first(step, x)
     gone = TimeAxis.LAST if keepdims else TimeAxis.GONE
     if step.plan.pooling_window is not None:
-        return [replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)]
-    return [replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)]
+        pooled = replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)
+        return [_turned(step, pooled, back)]
+    pooled = replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)
+    return [_turned(step, pooled, back)]
 
 
 _IN_WINDOWS = {"ReduceMax": "MaxPool", "ReduceMean": "AveragePool"}

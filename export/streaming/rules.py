@@ -323,9 +323,10 @@ def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, 
         if x.offline is not TimeAxis.FULL:
             raise refuse(node, "it reverses what is no sequence any more", REARRANGE)
         return replace(x, backwards=not x.backwards)
-    if (start, stride) == (-1, 1) and to_the_end:
+    if (start, stride) == (-1, 1) and to_the_end and x.offline is not TimeAxis.LAST:
         return last_step(node, x, TimeAxis.LAST)
-    if start == 0 and to_the_end and stride == 1:
+    one = x.offline is TimeAxis.LAST and start in (0, -1) and end not in (0, -1)
+    if stride == 1 and ((start == 0 and to_the_end) or one):
         return x
     if start < 0 or stride < 1 or not (to_the_end or end < 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it cuts the sequence at a fixed place", "select the last step, or every step")

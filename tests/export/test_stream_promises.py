@@ -119,6 +119,6 @@ def test_a_padding_that_most_lengths_do_not_need_is_no_constant(randomise: Calla
 def test_files_without_conditions_have_no_such_field(tmp_path: Path) -> None:
     offline, out = offline_file(tmp_path, "causal"), tmp_path / "m.stream.onnx"
     description = streamify(offline, out).description
-    assert not description.conditions
+    assert description.conditions == Conditions()
     assert "conditions" not in description.to_json()
     assert Description.from_json(description.to_json()) == description
