@@ -93,7 +93,7 @@ TIME_FIRST = (
     "y = Exp(m) back = Concat<axis=0>(two, WIDTH) b = Reshape(y, back) output = Transpose<perm=[1,0,2]>(b)"
 )
 BRANCHES = (  # two merged tensors of different delays meet
-    SIZES + "t = Transpose<perm=[0,2,1]>(input) c = Conv<pads=[1,1]>(t, V, D) e = Exp(c) "
+    SIZES + "t = Transpose<perm=[0,2,1]>(input) c = Conv<pads=[1,1]>(t, V, D) e = Sigmoid(c) "
     "d = Transpose<perm=[0,2,1]>(e) m = Reshape(input, FLAT) n = Reshape(d, FLAT2) p = MatMul(m, W) y = Mul(p, n)" + OUT
 )  # fmt: skip
 DOWNSAMPLED = (  # merged behind a stride: the time that is parted is no input's
@@ -137,7 +137,7 @@ def test_keeps_the_law_beside_what_is_not_merged(body: str, constants: dict[str,
             "rearranges time together with other axes",
         ),
         (INTO + "s = ReduceSum<keepdims=1>(m, AXES) y = Sub(m, s)" + OUT, {"AXES": np.array([0])}, "mixes"),
-        (INTO + "y = CumSum(m, AXIS)" + OUT, {"AXIS": np.array(0)}, "behind the batch"),
+        (INTO + "y = CumSum(m, AXIS)" + OUT, {"AXIS": np.array(0)}, "not along the batch"),
         (INTO + "n = Slice(m, ONE, FAR, ZERO2) p = Pad(n, PADS) y = Exp(p)" + OUT,
          {"ONE": np.array([1]), "FAR": np.array([2**31]), "ZERO2": np.array([0]), "PADS": np.array([1, 0, 0, 0])},
          "selects sequences of a batch"),
