@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant, permutation
+from edgeseq.export.streaming.held import first_step
 from edgeseq.export.streaming.merging import parted
 from edgeseq.export.streaming.registry import REARRANGE, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse, then
@@ -122,6 +123,8 @@ def _gather(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
         gone = TimeAxis.LAST if indices.ndim else TimeAxis.GONE
         if x.offline is TimeAxis.LAST and indices.ravel().tolist() in ([0], [-1]):  # the one step that there is
             return [replace(x, offline=gone)]
+        if indices.ravel().tolist() == [0]:
+            return [first_step(step, node, x, gone)]
         if indices.ravel().tolist() != [-1]:
             raise refuse(node, "it takes steps at fixed places", "select the last step, or every step")
         return [last_step(node, x, gone)]

@@ -90,7 +90,7 @@ def _combined(step: StepGraph, node: ir.Node, arguments: list[Argument] | list[T
     in_turn = iter(timed)
     inputs = [next(in_turn).value if isinstance(a, Timed) else a for a in arguments]
     past, future = farthest(timed)
-    return replace(timed[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=False)
+    return replace(timed[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=False, held=False)
 
 
 @streams("Einsum")

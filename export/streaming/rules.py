@@ -17,6 +17,7 @@ from edgeseq.export.graph.elementwise import ELEMENTWISE
 from edgeseq.export.streaming import memory as memory  # noqa: PLC0414  registers its rules
 from edgeseq.export.streaming import upsampling as upsampling  # noqa: PLC0414
 from edgeseq.export.streaming.axes import last_step, repeated, time_second
+from edgeseq.export.streaming.held import at_every_step, first_step
 from edgeseq.export.streaming.products import attention, leads_to_softmax, product_of_two
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, farthest, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse, then
@@ -65,7 +66,7 @@ _ZERO_TO_ZERO = {
 
 @streams(*sorted(POINTWISE))
 def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    timed = [a for a in arguments if isinstance(a, Timed)]
+    timed = at_every_step([a for a in arguments if isinstance(a, Timed)])
     head = timed[0]
     if any(a.offline is not head.offline for a in timed):
         raise refuse(
@@ -86,6 +87,7 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     for argument in arguments:
         if isinstance(argument, ir.Value):
             _constant_along_time(node, argument, head)
+    held = all(a.held for a in timed)
     if node.op_type == "Sum":
         timed = summed_in_turn(step, node, timed)
         arguments = [*timed, *(a for a in arguments if not isinstance(a, Timed))]
@@ -94,7 +96,7 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     inputs = [next(in_turn).value if isinstance(a, Timed) else a for a in arguments]
     past, future = farthest(late)
     blank = node.op_type in _ZERO_TO_ZERO and head.blank
-    return [replace(late[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=blank)]
+    return [replace(late[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=blank, held=held)]
 
 
 def _with_leading_axes(step: StepGraph, x: Timed, n: int) -> Timed:
@@ -152,7 +154,8 @@ def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     late = aligned(step, node, timed)
     past, future = farthest(late)
     y = step.copy(node, values(late), axis=axis)[0]
-    return [replace(late[0], value=y, past=past, future=future, blank=all(x.blank for x in late))]
+    blank, held = all(x.blank for x in late), all(x.held for x in late)
+    return [replace(late[0], value=y, past=past, future=future, blank=blank, held=held)]
 
 
 @streams("Softmax", "LogSoftmax", "LayerNormalization")
@@ -328,6 +331,8 @@ def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, 
     one = x.offline is TimeAxis.LAST and start in (0, -1) and end not in (0, -1)
     if stride == 1 and ((start == 0 and to_the_end) or one):
         return x
+    if (start, end, stride) == (0, 1, 1):
+        return first_step(step, node, x, TimeAxis.LAST)
     if start < 0 or stride < 1 or not (to_the_end or end < 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it cuts the sequence at a fixed place", "select the last step, or every step")
     rows, result = slide(step, node, x, reach=0, stride=stride, before=-start, after=0 if to_the_end else end)
