@@ -83,7 +83,7 @@ def _choices(value: ir.Value, named: int | None) -> list[Axes]:
     if len(sizes) < 2 or (len(sizes) == 2 and 1 not in open_ and value.dtype is ir.DataType.FLOAT):
         raise NotStreamableError(
             f"input {value.name!r} of shape {_text(sizes)} has no time; a stream takes samples over time alone, and "
-            "nothing once at its start: build the value into the model, or give it at every step, as (batch, time, ...), "
+            "nothing once at its start: build the value into the model, or give it at every step, (batch, time, ...), "
             "and take its first one in the model"
         )
     if named is not None and not -len(sizes) <= named < len(sizes):
