@@ -89,7 +89,9 @@ def _pooling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
         if not by_length:
             return onnx.op("AveragePool", x, **attributes)
         one = onnx.constant(np.array(1, np.float32))
-        there = onnx.op("Clip", x, one, one)  # a one for each step, which streams where a tensor made of sizes does not
+        there = onnx.op(
+            "Max", onnx.op("Min", x, one), one
+        )  # a one for each step, which streams where a tensor made of sizes does not
         padded = (_padded_by_length(onnx, each, size - 1, stride) for each in (x, there))
         return onnx.op("Div", *(onnx.op("AveragePool", each, **attributes) for each in padded))
 

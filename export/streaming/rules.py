@@ -275,7 +275,7 @@ def _pad(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Time
     across[[x.axis, x.axis + x.rank]] = 0
     if any(across) or x.merged or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it pads time and other axes", "pad time alone, and the others alone")
-    fill = float(number or 0.0)
+    fill = 0.0 if number is None else float(number.item())
     if before <= 0 or after < 0 or x.backwards:
         rows, result = slide(step, node, x, reach=0, before=before, after=after, fill=fill)
         return [replace(result, value=rows)]
