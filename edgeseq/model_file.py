@@ -127,6 +127,28 @@ class OfflineReference:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """Under which a stream equals its offline model.
+
+    ``length_modulo``: (modulus, remainder) of the length of every sequence. ``pooling_window``: so many rows, after
+    which a pool sees the last ones alone. None for no such condition.
+    """
+
+    length_modulo: tuple[int, int] | None = None
+    pooling_window: int | None = None
+
+    def allow(self, n_samples: int) -> bool:
+        """Whether a sequence may have so many samples.
+
+        Example:
+            >>> Conditions(length_modulo=(4, 1)).allow(9), Conditions(length_modulo=(4, 1)).allow(8)
+            (True, False)
+        """
+        modulus, remainder = self.length_modulo or (1, 0)
+        return n_samples % modulus == remainder
+
+
+@dataclass(frozen=True)
 class Description:
     """Everything that a model file says of itself.
 
@@ -157,6 +179,7 @@ class Description:
     offline: OfflineReference | None = None
     fast: FastForm | None = None
     not_fast: str | None = None
+    conditions: Conditions = Conditions()
     graph_sha256: str = ""
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -179,7 +202,12 @@ class Description:
 
     def to_json(self) -> str:
         """The description as one JSON object with sorted keys, the same text for equal descriptions."""
-        return json.dumps(asdict(self), sort_keys=True)
+        raw = asdict(self)
+        if (
+            self.conditions == Conditions()
+        ):  # so that readers of before there were any read the file, and refuse it if it has some
+            del raw["conditions"]
+        return json.dumps(raw, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Description:
@@ -239,6 +267,7 @@ def _damaged(error: Exception) -> ModelFileError:
 
 def _from_dict(raw: dict[str, Any]) -> Description:
     known = {f.name for f in dataclasses.fields(Description)}
+    raw = {"conditions": {}, **raw}
     if set(raw) != known:
         missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
         raise ModelFileError(f"metadata {METADATA_KEY!r}: missing fields {missing}, unknown fields {unknown}")
@@ -252,6 +281,7 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else _offline(offline),
+                "conditions": _conditions(raw["conditions"]),
                 "fast": None if raw["fast"] is None else read_fast_form(raw["fast"]),
             }
         )
@@ -292,6 +322,7 @@ def _check(d: Description) -> None:
     expect("phase", "phase >= 0", d.phase, right=_is_count(d.phase))
     expect("cuts", "positions", d.cuts, right=all(_is_count(n) for n in d.cuts))
     expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
+    expect("conditions", "whole numbers, a remainder below its modulus", d.conditions, right=_are_right(d.conditions))
     if d.fast is not None:
         check_fast_form(d.fast, {state.input: state for state in d.state}, expect)
     if d.offline is not None:
@@ -300,6 +331,12 @@ def _check(d: Description) -> None:
         right = right and set(d.offline.axes) <= {port.name for port in d.inputs}
         expect("axes", "(batch, time) by input", d.offline.axes, right=right)
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
+
+
+def _are_right(conditions: Conditions) -> bool:
+    promise, window = conditions.length_modulo, conditions.pooling_window
+    right = promise is None or (len(promise) == 2 and all(map(_is_count, promise)) and promise[1] < promise[0])
+    return right and (window is None or (_is_count(window) and window > 0))
 
 
 def _check_timing(t: Timing, expect: Callable[..., None]) -> None:
@@ -335,6 +372,13 @@ def _port(raw: Mapping[str, Any]) -> Port:
 def _offline(raw: Mapping[str, Any]) -> OfflineReference:
     axes = {name: (batch, time) for name, (batch, time) in raw["axes"].items()}
     return OfflineReference(**{**raw, "axes": axes})
+
+
+def _conditions(raw: Mapping[str, Any]) -> Conditions:
+    given = {**raw}
+    if given.get("length_modulo") is not None:
+        given["length_modulo"] = tuple(given["length_modulo"])
+    return Conditions(**given)
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

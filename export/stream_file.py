@@ -30,7 +30,7 @@ from edgeseq.export.reasons import reason
 from edgeseq.export.streaming.step_model import Options, StepModel
 from edgeseq.export.streaming.step_model import streamify as derive
 from edgeseq.export.streaming.time_axis import TimeAxes
-from edgeseq.model_file import METADATA_KEY, NEVER, Description, DTypeName, Port, graph_sha256
+from edgeseq.model_file import METADATA_KEY, NEVER, Conditions, Description, DTypeName, Port, graph_sha256
 from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.model_source import open_model
 
@@ -76,7 +76,8 @@ def streamify(
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones.
         pooling_window: pool over the last so many rows of features alone: another model than the offline one.
-        length_modulo: (modulus, remainder) of the length of every sequence, a promise that nothing checks.
+        length_modulo: (modulus, remainder) of the length of every sequence, a promise; a stream that was fed another
+            number of samples refuses to flush.
 
     Raises:
         NotStreamableError: the graph has no exact step graph; the message names the node, the reason and a way out.
@@ -113,6 +114,9 @@ def streamify(
     timed = zip(offline.outputs, step.timings, strict=True)
     offline = replace(offline, outputs=tuple(replace(port, timing=timing) for port, timing in timed))
     description = describe_stream(offline, step, source.name)
+    description = replace(
+        description, conditions=Conditions(length_modulo=length_modulo, pooling_window=pooling_window)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / target.name
         description = write_stream(made, step.model, description)

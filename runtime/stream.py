@@ -179,6 +179,8 @@ class Stream:
         ``reset``. A second call returns nothing.
 
         Raises:
+            InputError: the model was streamed by a promise of the length, and so many samples break it; the stream goes
+                on as if nothing had been asked.
             StreamBusyError: another call is under way; it goes on undisturbed.
         """
         return self._guard.run(self, self._flush)
@@ -188,6 +190,12 @@ class Stream:
         if self._ended or n == 0:
             self._ended = True
             return self._returned([output.nothing() for output in self._outputs])
+        if not d.conditions.allow(n):
+            modulus, remainder = d.conditions.length_modulo or (1, 0)
+            raise InputError(
+                f"{self}: expected {remainder} samples modulo {modulus} at flush(), which the model was streamed by "
+                f"(length_modulo), got {n}; push as many as are missing, or reset()"
+            )
         last = max(output.fed_for(n) for output in self._outputs)
         more = max(0, -(-(last - fed) // d.granule)) * d.granule
         rows = self._zeros(more)

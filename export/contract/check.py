@@ -71,9 +71,9 @@ def verify(
         time_axis: of the offline model's inputs, or by an input's name, where it is not the one in the stream file.
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones; for several inputs mappings.
-        pooling_window: with which the stream was made: a pool is compared while so many rows have come, since the
-            offline model pools over all. Without it, only the number of an output's rows is, whose law is "window".
-        length_modulo: with which it was made: only lengths are tried that it promises.
+        pooling_window: of a file that does not say it itself, with which the stream was made: a pool is compared while
+            so many rows have come, since the offline model pools over all.
+        length_modulo: of a file that does not say it itself: only lengths are tried that it promises.
         write: whether the certificate is written.
 
     Raises:
@@ -92,7 +92,11 @@ def verify(
     _check_arguments(vocabulary, check_inputs)
     description = open_model(path, "stream").description
     function = offline_function(offline, description, time_axis)
-    options = Options(pooling_window, length_modulo)
+    told = description.conditions
+    options = Options(
+        told.pooling_window if pooling_window is None else pooling_window,
+        told.length_modulo if length_modulo is None else length_modulo,
+    )
     pair = Pair(path, function, vocabulary or vocabulary_of(path), check_inputs, options)
     seen = {name: _held(name, pair) for name in CLAUSES}
     notes = (*dict.fromkeys(pair.notes), *(note for each in seen.values() for note in each.notes))

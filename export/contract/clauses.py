@@ -228,7 +228,8 @@ def reset(pair: Pair) -> Seen:
     expected = pair.streamed(pair.model.stream("contract"), case.inputs, sizes)
     for ended in (False, True):
         stream = pair.model.stream("contract")
-        garbage = [x * np.asarray(100, x.dtype) if x.dtype.kind == "f" else x for x in pair.draw(pair.field + 5)]
+        drawn = pair.draw(pair.allowed(pair.field + 5))
+        garbage = [x * np.asarray(100, x.dtype) if x.dtype.kind == "f" else x for x in drawn]
         if ended:
             pair.streamed(stream, garbage, _filled(len(garbage[0]), [STEP, 30]))
         else:

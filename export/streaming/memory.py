@@ -14,8 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming.held import initial_states, started_from
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.streaming.turning import batch_first, turned
 from edgeseq.export.streaming.windows import late
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -23,30 +25,36 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 @streams("LSTM", "GRU", "RNN")
 def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
-    x = first(node, arguments)
+    x = first(node, arguments[:5])
     if node.attributes.get_string("direction", "forward") != "forward" or x.backwards:
         raise refuse(
             node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
         )
     if len(arguments) > 4 and arguments[4] is not None:
         raise refuse(node, "it has a mask", "export without mask_zero and Masking")
-    if any(a is not None and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
+    if any(isinstance(a, ir.Value) and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
         raise refuse(node, "it has an initial state", "export without initial_state")
+    given = initial_states(node, arguments[5:], x)
     if x.axes != (1, 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it does not run over the time axis", REARRANGE)
     # A call has rows from before the sequence, or of it, never both: those before leave the state as it is.
+    x = late(step, x, max([0, *(state.delay - x.delay for state in given)]))
     x = late(step, x, -x.delay % step.rows_a_granule(x.hop))
     kind = node.op_type.lower()
     units = node.attributes.get_int("hidden_size")
     states = [step.state(f"{kind}_{part}", (units,)) for part in (("h", "c") if kind == "lstm" else ("h",))]
     lead = step.constant([0])
-    initial = [step.op("Unsqueeze", state, lead) for state in states]
+    before = list(states)
+    for i, state in enumerate(arguments[5:7]):
+        if isinstance(state, Timed):
+            before[i] = started_from(step, states[i], state, x)
+    initial = [step.op("Unsqueeze", state, lead) for state in before]
     inputs = [x.value, *values(arguments)[1:4], *[None] * (4 - len(arguments))][:4]
     every = replace(x, batch=2, past=None, blank=False)
     last_steps: Sequence[ir.Value]  # the rows of h, and those of c where something reads it
     last: Sequence[ir.Value]
     if kind == "lstm" and is_read(node.outputs[2:]):
-        y, last_steps, last = _cell_by_cell(step, node, inputs, states)
+        y, last_steps, last = _cell_by_cell(step, node, inputs, before)
     else:
         y, *kept = step.ops(node.op_type, 1 + len(states), *inputs, None, *initial, **node.attributes)
         last_steps, last = [y], [step.op("Squeeze", each, lead) for each in kept]
@@ -96,7 +104,6 @@ _NEEDS = {
     "Shape": "it asks for the length of the sequence, which a stream does not know",
     "Size": "it asks for the length of the sequence, which a stream does not know",
     "ReverseSequence": "it reverses each sequence by its own length, so the first output needs the last sample",
-    "TopK": "it sorts the whole sequence, as a mask does",
     "InstanceNormalization": "it normalises over the whole sequence",
     "GroupNormalization": "it normalises over the whole sequence",
 }
@@ -113,14 +120,15 @@ def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) ->
     x, axis = first(node, arguments), constant(node.inputs[1])
     if node.inputs[0].dtype is not ir.DataType.FLOAT:  # type: ignore[union-attr]
         raise refuse(node, _COUNTS, _MAKE_CAUSAL)
-    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == 0 or x.axis == 0:
-        raise refuse(node, "only a sum along an axis that is known, and behind the batch, streams", REARRANGE)
+    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == x.batch:
+        raise refuse(node, "only a sum along an axis that is known, and not along the batch, streams", REARRANGE)
     if x.lift(int(axis)) != x.axis:
         return [replace(x, value=step.copy(node, values(arguments))[0])]
     if x.backwards or node.attributes.get_int("reverse", 0) != 0:
         raise refuse(node, "it sums from the end of the sequence", "sum from the start")
     if x.delay and not x.blank:
         x = replace(x, value=step.masked(x, step.scalar(0.0, np.float32)))
+    x, back = batch_first(step, x)
     sizes, at = step.sizes(x), x.axis - 1
     # The sum so far stands before the chunk: the additions of the offline run, in its order, to the last bit.
     total = step.state("cumsum", [*sizes[:at], 1, *sizes[at:]])
@@ -128,7 +136,7 @@ def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) ->
     step.carry(total, step.slice(sums, x.axis, -1))
     exclusive = node.attributes.get_int("exclusive", 0)
     y = step.slice(sums, x.axis, 0, -1) if exclusive else step.slice(sums, x.axis, 1)
-    return [replace(x, value=y, past=None, blank=False)]
+    return [turned(step, replace(x, value=y, past=None, blank=False), back)]
 
 
 # Operators that reduce time to one step: the step graph gives the result for every prefix.
@@ -168,17 +176,24 @@ def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
 
 
 def _over_time(step: StepGraph, node: ir.Node, x: Timed, op_type: str, *, keepdims: bool) -> list[Timed]:
+    if x.offline is TimeAxis.LAST:  # one step alone
+        last = step.constant([x.rank])
+        y = step.op(op_type, step.op("Unsqueeze", x.value, last), last, keepdims=0)
+        return [replace(x, value=y, offline=TimeAxis.LAST if keepdims else TimeAxis.GONE, blank=False)]
     running = _RUNNING.get(op_type)
     if running is None or x.offline is not TimeAxis.FULL:
         raise refuse(
             node, "only a maximum, minimum, sum and mean over time have a running form", "pool with one of them"
         )
+    back = None
     if x.batch - (x.axis < x.batch) != 0:
-        raise refuse(node, "its batch is not its first axis beside time", "pool with the batch first")
+        x, back = batch_first(step, x)
     gone = TimeAxis.LAST if keepdims else TimeAxis.GONE
     if step.plan.pooling_window is not None:
-        return [replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)]
-    return [replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)]
+        pooled = replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)
+        return [turned(step, pooled, back)]
+    pooled = replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)
+    return [turned(step, pooled, back)]
 
 
 _IN_WINDOWS = {"ReduceMax": "MaxPool", "ReduceMean": "AveragePool"}

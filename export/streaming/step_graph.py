@@ -69,11 +69,14 @@ class Timed:
 
     ``value`` is the step graph's tensor, ``axis`` its time axis and ``batch`` its batch axis. ``hop`` is how many
     samples there are to one row. Row i of the stream is row i - ``delay`` of the offline tensor, which has ``rows`` of
-    them; the stream's rows before and after those hold anything, or zeros if ``blank``. ``past`` and ``future`` are the
-    samples before and after a row's own that influence it (None: all). A ``backwards`` tensor is kept in the order of
-    the samples. ``offline`` says what became of the time axis in the offline graph: after a pool or a last-step
-    selection the step graph goes on giving one value per step, the one of the prefix that ends there. ``rank`` is the
-    offline tensor's; who builds a ``Timed`` in a rule leaves it, ``streamify`` sets it.
+    them; the stream's rows before and after those hold anything, or zeros if ``blank``. A ``delay`` below 0 says
+    that as many rows of ``fill`` stand before the stream's first: only what slides along time takes these up, see
+    ``windows.due``. ``past`` and ``future`` are the samples before and after a row's own that influence it (None:
+    all). A ``backwards`` tensor is kept in the order of the samples. ``offline`` says what became of the time axis
+    in the offline graph: after a pool or a last-step selection the step graph goes on giving one value per step,
+    the one of the prefix that ends there. Batch and time are one axis where ``axis == batch``, time first in it if
+    ``time_major``. ``held``: every row from the first on is the same. ``rank`` is the offline tensor's; who builds
+    a ``Timed`` in a rule leaves it, ``streamify`` sets it.
     """
 
     value: ir.Value
@@ -88,6 +91,14 @@ class Timed:
     backwards: bool = False
     offline: TimeAxis = TimeAxis.FULL
     rank: int = 0
+    time_major: bool = False
+    fill: float = 0.0
+    held: bool = False
+
+    @property
+    def merged(self) -> bool:
+        """Whether batch and time are one axis."""
+        return self.axis == self.batch
 
     @property
     def gone(self) -> bool:
@@ -192,6 +203,12 @@ class StepGraph:
     def carry(self, state: ir.Value, successor: ir.Value) -> None:
         """Set what the next call reads as ``state``."""
         self.successors[state] = successor
+
+    def batch_size(self) -> ir.Value:
+        """(1,): how many streams this call has."""
+        if "batch size" not in self._once:
+            self._once["batch size"] = self.op("Shape", self.sample, start=0, end=1)
+        return self._once["batch size"]  # type: ignore[no-any-return]
 
     def slice(self, x: ir.Value, axis: int, start: int, end: int = END) -> ir.Value:
         """Some of the rows, by constant positions."""
@@ -332,6 +349,14 @@ class StepGraph:
             numbers = self.op("Add", self.base(hop), reach)
             started = self.op("GreaterOrEqual", numbers, self.scalar(0))
             self._once[once] = self.op("And", started, self.op("Less", numbers, self._ends(rows)))
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def numbers(self, hop: Fraction) -> ir.Value:
+        """(B, this chunk's rows): the number of each row."""
+        once = ("numbers", hop)
+        if once not in self._once:
+            reach = self.op("Range", self.scalar(0), self._count(hop), self.scalar(1))
+            self._once[once] = self.op("Add", self.base(hop), reach)
         return self._once[once]  # type: ignore[no-any-return]
 
     def base(self, hop: Fraction) -> ir.Value:

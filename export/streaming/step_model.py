@@ -22,13 +22,18 @@ import onnx_ir.passes.common as passes
 
 from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming.axes import is_batch_size
+from edgeseq.export.streaming.merged_rules import MERGED
+from edgeseq.export.streaming.registry import REARRANGE
 from edgeseq.export.streaming.rules import RULES, Argument
 from edgeseq.export.streaming.step_graph import Plan, StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.streaming.time_axis import Axes, Reading, TimeAxes, arranged, described, names_settle, readings
+from edgeseq.export.streaming.windows import due
 from edgeseq.fast_form import FastForm
 from edgeseq.model_file import StateSpec, Timing
 
 _PHASES = 64  # of a granule longer than this, the first ones are tried
+_TAKES_WHAT_IS_BEFORE = {"Conv", "MaxPool", "AveragePool", "Slice", "Transpose", "Squeeze", "Unsqueeze"}
 _LONGEST = 100_000  # samples until which a model is looked for to be defined
 
 
@@ -55,8 +60,8 @@ class Options:
 
     ``pooling_window``: a pool over time sees its last so many rows alone; the law of such an output is "window".
     ``length_modulo=(modulus, remainder)``: every sequence has ``remainder`` samples modulo ``modulus``, so that "same"
-    padding with a stride streams. Nothing checks the promise; a sequence that breaks it is not equal to the offline
-    model's.
+    padding with a stride streams. The file keeps the promise, and a stream that was fed another number of samples
+    refuses to flush; its rows until then are those of a sequence that keeps it.
 
     Raises:
         ConfigError: one of them is out of range.
@@ -105,7 +110,7 @@ def streamify(
     refused: list[NotStreamableError] = []
     for reading in (possible := readings(offline.graph, time_axis)):
         try:
-            step = _derive(arranged(offline, reading), reading, options)
+            step = _derive(arranged(offline, reading, length_modulo), reading, options)
         except NotStreamableError as error:
             refused.append(error)
             continue
@@ -179,11 +184,19 @@ class _Walk:
             inputs = [a for a in arguments if not isinstance(a, Timed)]
             self._known.update(zip(node.outputs, self.step.copy(node, inputs), strict=True))  # made of constants alone
             return
-        rule = RULES.get(node.op_type) if node.domain == "" else None
+        rules = MERGED if any(isinstance(a, Timed) and a.merged for a in arguments) else RULES
+        rule = rules.get(node.op_type) if node.domain == "" else None
+        if rule is None and rules is MERGED and node.op_type in RULES:
+            raise refuse(node, "it works on a tensor whose batch and time are one axis", REARRANGE)
         if rule is None:
             raise refuse(
                 node, "no streaming rule is known for this operator", "see docs/streaming.md for those that stream"
             )
+        if is_batch_size(node):
+            self._known[node.outputs[0]] = self.step.batch_size()
+            return
+        if node.op_type not in _TAKES_WHAT_IS_BEFORE:
+            arguments = [due(self.step, a) if isinstance(a, Timed) else a for a in arguments]
         for value, timed in zip(node.outputs, rule(self.step, node, arguments), strict=False):
             if timed is not None and (value.is_graph_output() or list(value.uses())):
                 if value.shape is None:
@@ -206,8 +219,13 @@ class _Walk:
             raise NotStreamableError(
                 f"output {value.name!r} runs backwards, so its first step needs the last sample; reverse it back"
             )
+        if result.merged:
+            raise NotStreamableError(
+                f"output {value.name!r} has batch and time as one axis, so the rows of a sequence would not stay "
+                "together in a stream; reshape it to (batch, time, channels)"
+            )
         self.step.takes_whole_rows(result.hop)
-        return result
+        return due(self.step, result)
 
     def timings(self) -> tuple[Timing, ...]:
         """Of each output: what it is to time, for the file."""

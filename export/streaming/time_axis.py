@@ -84,7 +84,9 @@ def _choices(value: ir.Value, named: int | None) -> list[Axes]:
     open_ = [axis for axis, n in enumerate(sizes) if not isinstance(n, int)]
     if len(sizes) < 2 or (len(sizes) == 2 and 1 not in open_ and value.dtype is ir.DataType.FLOAT):
         raise NotStreamableError(
-            f"input {value.name!r} of shape {_text(sizes)} has no time; a stream takes samples over time alone"
+            f"input {value.name!r} of shape {_text(sizes)} has no time; a stream takes samples over time alone, and "
+            "nothing once at its start: build the value into the model, or give it at every step, (batch, time, ...), "
+            "and take its first one in the model"
         )
     if named is not None and not -len(sizes) <= named < len(sizes):
         raise ConfigError(f"time_axis: input {value.name!r} of shape {_text(sizes)} has no axis {named}")
@@ -139,7 +141,7 @@ def described(found: Sequence[Reading]) -> str:
     return " or ".join(f"time_axis={ {name: axes.time for name, axes in reading.items()} }" for reading in found)
 
 
-def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
+def arranged(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int] | None = None) -> ir.Model:
     """A copy of the offline graph whose inputs are (batch, time, rest), cleaned up, with its sizes settled.
 
     Names and sizes of tensors inside the graph, and of its outputs, are derived anew: those in the file may be wrong.
@@ -163,10 +165,10 @@ def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
         value.shape = None
     for index, value in enumerate(graph.inputs):
         _turn(graph, index, reading[str(value.name)])
-    settle_sizes(model)
+    settle_sizes(model, length_modulo)
     while _take_known_branch(graph):
         passes.NameFixPass()(model)
-        settle_sizes(model)
+        settle_sizes(model, length_modulo)
     clean_up(model)
     mark_filled(model)
     hold_masked_steps(model)

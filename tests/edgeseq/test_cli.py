@@ -17,7 +17,7 @@ from edgeseq import tcn_tagger
 from edgeseq.__main__ import main
 from edgeseq.model_file import Description
 from edgeseq.runtime import load, load_offline
-from tests.export.stream_files import offline_file, rewrite
+from tests.export.stream_files import offline_file, rewrite, same_with_a_stride
 
 
 def run(*arguments: object) -> int | str | None:
@@ -261,5 +261,18 @@ def test_streamify_and_verify_with_a_window(tmp_path: Path, capsys: pytest.Captu
     assert not run("streamify", offline, "-o", out, "--pooling-window", 5)
     assert "window" in capsys.readouterr().out
     assert load(out).description.outputs[0].timing.law == "window"  # type: ignore[union-attr]
-    assert not run("verify", out, offline, "--pooling-window", 5)
+    assert not run("verify", out, offline)
     assert "clause 'steps'" in str(run("verify", out, offline, "--pooling-window", 50))
+    assert not run("inspect", out)
+    assert "the last 5 rows" in capsys.readouterr().out
+
+
+def test_streamify_and_verify_by_a_promise_of_the_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    offline, out = same_with_a_stride(tmp_path), tmp_path / "gait.stream.onnx"
+    assert "its padding depends on the length" in str(run("streamify", offline, "-o", out))
+    assert not run("streamify", offline, "-o", out, "--length-modulo", 2, 1)
+    assert "1 samples modulo 2, by your promise" in capsys.readouterr().out
+    assert not run("verify", out, offline)
+    assert run("verify", out, offline, "--length-modulo", 2, 0)
+    assert not run("inspect", out)
+    assert "1 samples modulo 2, by your promise" in capsys.readouterr().out

@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseq.errors import ModelFileError
-from edgeseq.model_file import FORMAT_VERSION, Description, OfflineReference, Port, StateSpec, Timing, graph_sha256
+from edgeseq.model_file import (
+    FORMAT_VERSION,
+    Conditions,
+    Description,
+    OfflineReference,
+    Port,
+    StateSpec,
+    Timing,
+    graph_sha256,
+)
 
 TINY = Path("tests/data/tiny.stream.onnx").read_bytes()
 
@@ -64,6 +73,7 @@ descriptions = st.builds(
     state=st.lists(states, max_size=3).map(tuple),
     provenance=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     rate_hz=st.none() | st.floats(0.1, 1e6),
+    conditions=st.sampled_from([Conditions(), Conditions((5, 2)), Conditions((1, 0), 7), Conditions(None, 3)]),
     offline=st.none() | st.builds(OfflineReference, st.text(max_size=8), st.text(max_size=8), st.just({})),
     graph_sha256=st.text(max_size=64),
 )
@@ -122,6 +132,12 @@ def test_round_trip(description: Description) -> None:
         ({"cuts": [-1]}, "cuts: expected positions"),
         ({"end": 3}, "end: expected the name of an input"),
         *(({"outputs": [{**PORT, "timing": {**TIMING, **change}}]}, message) for change, message in _WRONG_TIMINGS),
+        ({"conditions": {"length_modulo": [2, 2]}}, "conditions: expected whole numbers, a remainder below"),
+        ({"conditions": {"length_modulo": [2]}}, "conditions: expected whole numbers"),
+        ({"conditions": {"length_modulo": 2}}, "the file is damaged"),
+        ({"conditions": {"pooling_window": 0}}, "conditions: expected whole numbers"),
+        ({"conditions": {"surprise": 0}}, "the file is damaged"),
+        ({"conditions": None}, "the file is damaged"),
         ({"surprise": 1}, "unknown fields .'surprise'."),
         ({"inputs": [{"name": "x"}]}, "'timing'"),
         ({"inputs": []}, "inputs and outputs: expected one at least of each"),
