@@ -26,7 +26,7 @@ class OutputRows:
         return self._timing.hop == (1, 1) and self._timing.delay == 0
 
     def first(self, fed: Any) -> Any:
-        """The number, in the sequence, of the row that comes next after ``fed`` samples; below 0, it belongs to none."""
+        """The number, in the sequence, of the row that comes next after ``fed`` samples; below 0, it is of none."""
         return fed * self._rows // self._samples - self._timing.delay
 
     def due(self, rows: Array, fed: int, n_samples: int | None = None) -> Array:
