@@ -85,8 +85,8 @@ class Advances:
                 )
         new = advance.records
         assert new is not None
-        new["fed"] += [len(joined[0]) // granule * granule for joined in rows]
-        new["position"] += [len(chunk[0]) for chunk in chunks]
+        new["fed"] += np.array([len(joined[0]) // granule * granule for joined in rows], np.int64)
+        new["position"] += np.array([len(chunk[0]) for chunk in chunks], np.int64)
         advance.due = [[output.nothing() for output in self._outputs] for _ in rows]
         members = [np.array(which)[np.argsort(places[which])] for which in groups.values()]
         made = [

@@ -35,6 +35,8 @@ def stacked_samples(checks: Mapping[str, InputCheck], values: Sequence[Any], whe
 
 def _stacked(check: InputCheck, values: Sequence[Any], where: Where) -> Array:
     shape, dtype = check.shape, check.dtype
+    if not values:
+        return np.zeros((0, *shape), dtype)
     if all(type(x) is np.ndarray and x.dtype == dtype and x.shape == shape for x in values):
         x: Array = np.concatenate(values).reshape(-1, *shape) if len(shape) == 1 else np.array(values, dtype)
         if _is_right(check, x):
