@@ -45,7 +45,7 @@ class FastCalls:
     def run(
         self, shard: int, rung: Rung, slab: RingSlab, streams: tuple[Array, Array], samples: Sequence[Array]
     ) -> tuple[list[Array], list[Array]]:
-        """The outputs, and the next of those states that stand in no ring.
+        """The outputs, until the next call of this shard, and the next of those states that stand in no ring.
 
         ``streams`` are their places and how many samples they were fed; of one ``shard``, one call runs at a time.
         """
@@ -57,7 +57,7 @@ class FastCalls:
         cursors = buffers.prepare(self.layout, slab, lanes, (places, fed), samples)
         self._ort_session.run_with_iobinding(buffers.binding)
         buffers.keep_rows(self.layout, slab, lanes, places, cursors)
-        return [y[lanes].copy() for y in buffers.outputs], [state[lanes].copy() for state in buffers.carried_next]
+        return [y[lanes] for y in buffers.outputs], [state[lanes].copy() for state in buffers.carried_next]
 
     def _probe(self, which: Array) -> list[Array]:
         """Everything that a step of two random streams gives, the second of them loud."""

@@ -83,8 +83,9 @@ class Moves:
 
     def settle(self) -> None:
         """Wait for what an interrupted call left under way."""
-        wait(self._under_way)
-        self._under_way = []
+        if self._under_way:
+            wait(self._under_way)
+            self._under_way = []
 
     def run(self, groups: Sequence[Group]) -> tuple[list[list[Array]], list[Change]]:
         """Of each group, the rows of each output, (n, rows, K); and the changes that make these moves true.
@@ -98,20 +99,21 @@ class Moves:
             n, calls = len(group.places), group.n_samples // self._d.granule
             rows = [np.empty((n, calls * out.rows_a_call, *out.port.shape), out.port.dtype) for out in self._outputs]
             given.append(rows)
-            fast = self._on_fast_form(group)
-            for part, is_fast in ((np.flatnonzero(fast), True), (np.flatnonzero(~fast), False)):
-                if len(part):
-                    plan = self._fast_jobs if is_fast else self._step_graph_jobs
-                    jobs += plan(group, part, rows, changes)
+            on_fast_form, on_step_graph = self._divided(group)
+            if len(on_fast_form):
+                jobs += self._fast_jobs(group, on_fast_form, rows, changes)
+            if len(on_step_graph):
+                jobs += self._step_graph_jobs(group, on_step_graph, rows, changes)
         self._work(jobs)
         return given, changes
 
-    def _on_fast_form(self, group: Group) -> Array:
-        """Which of the streams take this step on the fast form: it depends on the stream alone."""
+    def _divided(self, group: Group) -> tuple[Array, Array]:
+        """Which of the streams go on the fast form, and which on the step graph: it depends on the stream alone."""
+        whole, none = np.arange(len(group.places)), np.zeros(0, np.int64)
         if self.fast is None or group.n_samples != 1 or group.ends is not None:
-            return np.zeros(len(group.places), np.bool_)
-        started: Array = group.fed >= self.fast.form.start
-        return started
+            return none, whole
+        started = group.fed >= self.fast.form.start
+        return (whole, none) if started.all() else (np.flatnonzero(started), np.flatnonzero(~started))
 
     def _fast_jobs(
         self, group: Group, part: Array, rows: list[Array], changes: list[Change]

@@ -50,8 +50,8 @@ class _BufferLayout:
         self.reads = [_ReadTable(read, self, n_places) for read in buffer.reads]
 
     def cursors(self, fed: Array) -> Array:
-        """Of every distinct size of rings, the slot that the next row takes: (sizes, n)."""
-        cursors: Array = fed % self._cursors
+        """Of every distinct size of rings, the slot that the next row takes: (sizes, n); (sizes, 1) if all are alike."""
+        cursors: Array = (fed[:1] if (fed == fed[0]).all() else fed) % self._cursors
         return cursors
 
     def newest(self, places: Array, cursors: Array) -> Array:
@@ -59,8 +59,7 @@ class _BufferLayout:
         rows: Array = cursors[self._cursor_of]
         rows *= self._n_places
         rows += self._first_rows
-        rows += places
-        return rows
+        return rows + places
 
     def states(self, ring: int, places: Array, fed: Array) -> Array:
         """The rows of a ring's state, from the oldest: (n, rows)."""
@@ -96,8 +95,10 @@ class _ReadTable:
         rows = cursors[self._cursor_of]
         rows += self._starts
         taps = self._table.take(rows, axis=0)
-        taps += places[:, None]
-        slots[:, lanes] = taps
+        if isinstance(lanes, slice):
+            np.add(taps, places[:, None], out=slots[:, lanes])
+        else:
+            slots[:, lanes] = taps + places[:, None]
 
 
 class RingSlab:
