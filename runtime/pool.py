@@ -269,7 +269,7 @@ class Pool:
     def _found(self, ids: list[Any], *, ended: bool = False) -> tuple[Array, Array]:
         """Where streams stand, and their records."""
         places = self._table.places(ids)
-        records = self._table.records[places]
+        records = self._table.records.take(places)  # several times as fast as an index
         if not ended and records["ended"].any():
             which = ids[int(np.argmax(records["ended"]))]
             raise StreamEndedError(
@@ -291,7 +291,7 @@ class Pool:
             changes, places, records = self._owed
             for change in changes:
                 change()
-            self._table.records[places] = records
+            self._table.records.put(places, records)
             self._owed = None
 
     def _state(self) -> PoolState:
@@ -323,7 +323,7 @@ class Pool:
         for i, stream_id in enumerate(state.ids):
             places[i] = self._table.new_place(stream_id, self._moves.new_slab)
             self._table.add(stream_id, int(places[i]))
-        records = self._table.records[places]
+        records = self._table.records.take(places)  # several times as fast as an index
         for name, values in state.counts.items():
             records[name] = values
         records["used"] = self._clock()
@@ -331,7 +331,7 @@ class Pool:
         n_waiting = self._advances.n_waiting(records)
         for place, n, stop in zip(places.tolist(), n_waiting.tolist(), np.cumsum(n_waiting).tolist(), strict=True):
             self._advances.set_waiting(place, [x[stop - n : stop] for x in state.waiting])
-        self._table.records[places] = records
+        self._table.records.put(places, records)
 
     def _renew(self, place: int) -> None:
         """Let a place hold a new stream."""

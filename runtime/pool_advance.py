@@ -37,7 +37,7 @@ class Advances:
         """One sample of each stream, (n, C) of each input; gives of each output what is due of each stream."""
         if self._d.granule > 1:
             return self._step_by_granules(places, records, rows)
-        new = records.copy()
+        new = self._table.records.take(places)
         new["position"] += 1
         new["fed"] += 1
         chunks = [x[:, None] for x in rows]
@@ -54,7 +54,7 @@ class Advances:
     def _step_by_granules(self, places: Array, records: Array, rows: list[Array]) -> Advance:
         granule, n_waiting = self._d.granule, self.n_waiting(records)
         whole = n_waiting == granule - 1
-        new = records.copy()
+        new = self._table.records.take(places)
         new["position"] += 1
         new["fed"] += whole * granule
         ys: list[Array] | list[None] = [None] * len(self._outputs)
@@ -86,7 +86,7 @@ class Advances:
     def push(self, places: Array, records: Array, chunks: list[list[Array]]) -> Advance:
         """A chunk of each stream, (T, C) of each input; gives of each stream what is due of each output."""
         granule = self._d.granule
-        advance = Advance([], [], records.copy())
+        advance = Advance([], [], self._table.records.take(places))
         rows = self._behind_waiting(places, records, chunks)
         groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for i, joined in enumerate(rows):
@@ -124,7 +124,7 @@ class Advances:
     def flush(self, places: Array, records: Array) -> Advance:
         """The end of one stream; gives what lookahead owes of each output."""
         d, fed, n = self._d, int(records["fed"][0]), int(records["position"][0])
-        new = records.copy()
+        new = self._table.records.take(places)
         new["ended"] = True
         advance = Advance([output.nothing() for output in self._outputs], [], new)
         last = max(output.fed_for(n) for output in self._outputs)

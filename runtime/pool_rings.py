@@ -95,10 +95,8 @@ class _ReadTable:
         rows = cursors[self._cursor_of]
         rows += self._starts
         taps = self._table.take(rows, axis=0)
-        if isinstance(lanes, slice):
-            np.add(taps, places[:, None], out=slots[:, lanes])
-        else:
-            slots[:, lanes] = taps + places[:, None]
+        for tap in range(self.taps_each):  # one by one, so that the innermost loop is the one over the streams
+            slots[:, lanes, tap] = taps[..., tap] + places
 
 
 class RingSlab:
