@@ -50,7 +50,7 @@ class _BufferLayout:
         self.reads = [_ReadTable(read, self, n_places) for read in buffer.reads]
 
     def cursors(self, fed: Array) -> Array:
-        """Of every distinct size of rings, the slot that the next row takes: (sizes, n); (sizes, 1) if all are alike."""
+        """Of every distinct size of rings, the slot that the next row takes: (sizes, n), or (sizes, 1)."""
         cursors: Array = (fed[:1] if (fed == fed[0]).all() else fed) % self._cursors
         return cursors
 
