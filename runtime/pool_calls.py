@@ -37,7 +37,7 @@ class FastCalls:
             ModelFileError: it cannot be opened, or cannot serve a pool.
         """
         self._d, self.form = source.description, form
-        self._ort_session = session(fast_graph(source.data, self._d, form, None))
+        self._ort_session = session(fast_graph(source.data, self._d, form, None), source.execution)
         self.layout = RingLayout(self._d, form, n_places)
         self._buffers: dict[tuple[int, int], _Buffers] = {}
         self.ladder = agreeing(_SIZES, self._probe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -377,3 +378,37 @@ def test_latencies_are_counted() -> None:
     with pytest.raises(rt.InputError):
         pool.step({"a": None})
     assert (pool.latency.count, pool.push_latency.count, pool.latency.deadline_misses) == (3, 1, 0)
+
+
+def test_a_pool_refuses_a_second_call_meanwhile() -> None:
+    pool, x = _pool("a", "b"), _samples(1)[0]
+
+    class Sneaky(dict[str, Any]):
+        def values(self) -> Any:
+            for call in (lambda: pool.step({"b": x}), lambda: pool.close("b"), lambda: pool.open("c"), pool.snapshot):
+                with pytest.raises(rt.StreamBusyError, match=r"Pool\(.*another call is under way"):
+                    call()
+            return super().values()
+
+    pool.step(Sneaky(a=x))
+    assert (pool.position("a"), pool.position("b"), pool.ids) == (1, 0, ["a", "b"])
+
+
+def test_threads_may_use_pools_of_one_model() -> None:
+    data, ids = _samples(400).reshape(20, 20, 3), [str(i) for i in range(20)]
+    expected = [_pool(*ids).step(ids, x) for x in data[:1]]
+    results: dict[int, list[Any]] = {}
+
+    def work(number: int) -> None:
+        pool = _pool(*ids, shards=1 + number % 2, slab=7)
+        results[number] = [pool.step(ids, x) for x in data]
+
+    threads = [Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for rows in results.values():
+        np.testing.assert_array_equal(rows[0], expected[0])
+        np.testing.assert_array_equal(rows, results[0])
