@@ -41,27 +41,27 @@ def _model(filters: int, dilations: Sequence[int], folder: Path, name: str) -> r
     return rt.load(report.stream)
 
 
-def _samples(n: int) -> Any:
-    return np.random.default_rng(1).normal(size=(n, N_FEATURES)).astype(np.float32)
+def _samples(model: rt.Model, n: int) -> Any:
+    return np.random.default_rng(1).normal(size=(n, *model.input.shape)).astype(np.float32)
 
 
 def _lone(model: rt.Model) -> tuple[Callable[[], Any], int]:
-    stream, sample = model.stream(), _samples(1)[0]
+    stream, sample = model.stream(), _samples(model, 1)[0]
     return lambda: stream.step(sample), 1
 
 
 def _pool(model: rt.Model, n: int, *, shards: int = 1, random: bool = False) -> tuple[Callable[[], Any], int]:
-    pool, ids, x = model.pool(n, shards=shards), [f"sensor-{i}" for i in range(n)], _samples(n)
+    pool, ids, x = model.pool(n, shards=shards), [f"sensor-{i}" for i in range(n)], _samples(model, n)
     rng = np.random.default_rng(2)
     for stream_id in ids:
         pool.open(stream_id)
         if random:
-            pool.push({stream_id: _samples(int(rng.integers(1, 200)))})
+            pool.push({stream_id: _samples(model, int(rng.integers(1, 200)))})
     return lambda: pool.step(ids, x), n
 
 
 def _sparse(model: rt.Model, n: int) -> tuple[Callable[[], Any], int]:
-    pool, ids, x = model.pool(n), [f"sensor-{i}" for i in range(n)], _samples(n // SPARSE)
+    pool, ids, x = model.pool(n), [f"sensor-{i}" for i in range(n)], _samples(model, n // SPARSE)
     for stream_id in ids:
         pool.open(stream_id)
     rng = np.random.default_rng(3)
@@ -72,7 +72,7 @@ def _sparse(model: rt.Model, n: int) -> tuple[Callable[[], Any], int]:
 
 def _mapping(model: rt.Model, n: int) -> tuple[Callable[[], Any], int]:
     pool, ids = model.pool(n), [f"sensor-{i}" for i in range(n)]
-    samples = dict(zip(ids, _samples(n), strict=True))
+    samples = dict(zip(ids, _samples(model, n), strict=True))
     for stream_id in ids:
         pool.open(stream_id)
     return lambda: pool.step(samples), n
