@@ -1,8 +1,8 @@
 """One sensor's stream: its state, and the law that its outputs equal the offline model's.
 
 A call reads the state from one place and writes its successor into another, and only a call that succeeded makes that
-the state: an error, at whatever moment, leaves the stream as it was, to the last bit. A stream takes one call at a time
-and refuses others meanwhile; different streams of a model may run in different threads.
+the state: an error leaves the stream as it was, to the last bit, and an interrupted call has happened or not. A stream
+takes one call at a time and refuses others meanwhile; different streams of a model may run in different threads.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Stream:
         if self._plain:
             self._frame_row[...] = self._check_one(sample, self)
             self._call_once()
-            self._turn, self._fed, self._position = 1 - self._turn, self._fed + 1, self._position + 1
             prediction: Array = self._result_rows[0].copy()
+            self._turn, self._fed, self._position = 1 - self._turn, self._fed + 1, self._position + 1
             return prediction
         samples = [self._checks[name].sample(x, where) for name, x, where in by_port(self._checks, sample, self)]
         rows = [np.concatenate([w, x[None]]) for w, x in zip(self._waiting, samples, strict=True)]
@@ -121,13 +121,11 @@ class Stream:
         for frame, x in zip(self._graph.frame, rows, strict=True):
             frame[0] = x
         self._call_once()
-        fed = self._fed
-        self._advance(self._description.granule, 1, self._zeros(0), in_rings=self._in_rings)
-        due = [output.due(y[0].copy(), fed) for output, y in zip(self._outputs, self._graph.results, strict=True)]
+        due = [output.due(y[0].copy(), self._fed) for output, y in zip(self._outputs, self._graph.results, strict=True)]
         one = [output.rows_a_call == 1 for output in self._outputs]
-        return self._returned(
-            [None if len(y) == 0 else y[0] if single else y for y, single in zip(due, one, strict=True)]
-        )
+        predictions = [None if len(y) == 0 else y[0] if single else y for y, single in zip(due, one, strict=True)]
+        self._advance(self._description.granule, 1, self._zeros(0), in_rings=self._in_rings)
+        return self._returned(predictions)
 
     def _call_once(self) -> None:
         """Run the model on the frame."""
