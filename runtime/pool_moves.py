@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 
@@ -62,7 +63,8 @@ class Moves:
         self.fast: FastCalls | None = None
         self._shards = shards
         self._executor = ThreadPoolExecutor(shards, "edgeseq-pool") if shards > 1 else None
-        self._under_way: list[Future[None]] = []
+        self._at_work = [Lock() for _ in range(shards)]
+        self._call = 0  # a thread that still has work of an older one drops it
 
     def use_fast_form(self, source: Source) -> None:
         """Let single steps run on the fast form.
@@ -86,9 +88,11 @@ class Moves:
 
     def settle(self) -> None:
         """Wait for what an interrupted call left under way."""
-        if self._under_way:
-            wait(self._under_way)
-            self._under_way = []
+        self._call += 1
+        if self._executor is not None:
+            for lock in self._at_work:
+                with lock:
+                    pass
 
     def run(self, groups: Sequence[Group]) -> tuple[list[list[Array]], list[Change]]:
         """Of each group, the rows of each output, (n, rows, K); and the changes that make these moves true.
@@ -213,17 +217,19 @@ class Moves:
                 job(0)
             return
         hands = [jobs[i :: self._shards] for i in range(min(self._shards, len(jobs)))]
-        self._under_way = [self._executor.submit(_do_all, hand, shard) for shard, hand in enumerate(hands)]
-        wait(self._under_way)
-        for each in self._under_way:
+        under_way = [self._executor.submit(self._do_all, hand, shard, self._call) for shard, hand in enumerate(hands)]
+        wait(under_way)
+        for each in under_way:
             each.result()
+
+    def _do_all(self, jobs: Sequence[Callable[[int], None]], shard: int, call: int) -> None:
+        with self._at_work[shard]:
+            for job in jobs:
+                if self._call != call:
+                    return
+                job(shard)
 
 
 def _carry(parts: Sequence[Part], carried: Sequence[Array]) -> None:
     for slab, part, places in parts:
         slab.carry(places, [state[part] for state in carried])
-
-
-def _do_all(jobs: Sequence[Callable[[int], None]], shard: int) -> None:
-    for job in jobs:
-        job(shard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from itertools import pairwise
-from threading import Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import numpy as np
@@ -356,6 +356,29 @@ def _interrupted(call: Callable[[], Any], after: int) -> None:
         pass
     finally:
         sys.settrace(None)
+
+
+def test_threads_that_an_interrupt_left_at_work_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, x = [str(i) for i in range(200)], _samples(200)
+    pool, twin = (_pool(*ids, slab=40, shards=2) for _ in range(2))
+    goes_on = Event()
+
+    def slow(self: Any, *rest: Any, run: Any = pool_calls.FastCalls.run) -> Any:
+        assert goes_on.wait(20)
+        return run(self, *rest)
+
+    def interrupted(_futures: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool_calls.FastCalls, "run", slow)
+        patch.setattr("edgeseq.runtime.pool_moves.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.step(ids, x * 9)
+    Timer(0.2, goes_on.set).start()
+    for _ in range(3):
+        np.testing.assert_array_equal(pool.step(ids, x), twin.step(ids, x))
+    assert pool.snapshot() == twin.snapshot()
 
 
 def test_a_step_writes_nothing_that_it_reads() -> None:
