@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputError, SnapshotError, StreamEndedError
+from edgeseq.errors import InputError, StreamEndedError
 from edgeseq.model_file import NEVER, Description
 from edgeseq.runtime.due import OutputRows
 from edgeseq.runtime.fast_step import FastStep, Rings
@@ -21,7 +21,7 @@ from edgeseq.runtime.graph_state import GraphState
 from edgeseq.runtime.guard import Guard
 from edgeseq.runtime.inputs import Array, InputCheck, by_port
 from edgeseq.runtime.latency import Latency
-from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
+from edgeseq.runtime.snapshot import check_graph, check_layout, pack, unpack
 
 
 class Stream:
@@ -251,11 +251,7 @@ class Stream:
         """
         d = self._description
         header, arrays = unpack(data)
-        if header.get("graph_sha256") != d.graph_sha256:
-            raise SnapshotError(
-                f"snapshot: of another model, expected the graph {d.graph_sha256!r}, got "
-                f"{short(header.get('graph_sha256'))}; restore it with the file that it was taken from"
-            )
+        check_graph(header, d)
         check_layout(header, arrays, d)
         for array, spec in zip(self._graph.sets[self._turn], d.state, strict=True):
             array[...] = arrays[spec.input]
