@@ -45,15 +45,15 @@ class Target:
         """The file of the same name and another ending."""
         return Path(self.stream).with_name(self.name + suffix)
 
-    def need(self, suffix: str) -> Path:
-        """The file of the same name and another ending.
+    def need(self, suffix: str, hint: str) -> Path:
+        """The file of the same name and another ending; ``hint`` says where it comes from.
 
         Raises:
             LeftOutError: there is none.
         """
         path = self.beside(suffix)
         if not path.is_file():
-            raise LeftOutError(f"it needs {path.name} beside the model; edgeseq bench --reference makes one")
+            raise LeftOutError(f"it needs {path.name} beside the model: {hint}")
         return path
 
 

@@ -23,7 +23,16 @@ _CHUNK_SAMPLES = 2048
 
 def _step(target: Target, *, fast: bool) -> Prepared:
     model = rt.load(target.stream, fast=fast)
-    return Prepared(model.stream().step, samples(model.description.inputs, DIFFERENT))
+    step, given = model.stream().step, samples(model.description.inputs, DIFFERENT)
+    granule = model.description.granule
+    if granule == 1:
+        return Prepared(step, given)
+
+    def steps(group: list[Any]) -> None:  # so many samples wait for one call of the graph
+        for sample in group:
+            step(sample)
+
+    return Prepared(steps, [given[i : i + granule] for i in range(0, DIFFERENT - granule + 1, granule)], granule)
 
 
 def _bare(target: Target) -> Prepared:
@@ -37,7 +46,7 @@ def _bare(target: Target) -> Prepared:
     if call.call_args is None:
         raise LeftOutError("its steps make no bound call of ONNX Runtime")
     session, binding = call.call_args.args[:2]
-    return Prepared(partial(real, session), [binding], keeps=stream)
+    return Prepared(partial(real, session), [binding], model.description.granule, keeps=stream)
 
 
 def _start(model: rt.Model) -> int:

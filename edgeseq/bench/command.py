@@ -24,7 +24,7 @@ def bench(
     against: Annotated[Sequence[str], Parameter(consume_multiple=True)] = (),
     peer_python: Annotated[Sequence[Path], Parameter(consume_multiple=True)] = (),
     json: Path | None = None,
-    quick: bool = False,
+    quick: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure what a model costs on this machine: steps, chunks, pools, start, memory; in turns with other ways.
 
@@ -56,7 +56,7 @@ def bench(
         write_json(report, json)
         console.print(f"wrote {json}")
     if failed := [row for row in report.left_out if row.failed]:
-        raise EdgeseqError(f"{len(failed)} rows failed, first {failed[0].what!r}: {failed[0].why}")
+        raise EdgeseqError(f"rows that failed: {len(failed)}, the first of them {failed[0].what!r}, {failed[0].why}")
 
 
 def _built(names: Sequence[str], stack: ExitStack, say: Callable[[str], None]) -> list[Path]:

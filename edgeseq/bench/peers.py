@@ -20,12 +20,15 @@ from edgeseq.bench.case import Array, Case, LeftOutError, Prepared, Target, equa
 
 _CHECKED_WINDOWS = 4
 _CHECKED_STEPS = 300
+_REFERENCE = "it cannot take a model of yours; edgeseq bench --reference compares an architecture"
 
 
 def _checked_samples(target: Target) -> tuple[Array, Array]:
-    """``x`` (T, C) and ``y`` (T, K) of the check."""
+    """``x`` (T, C) and ``y`` (T, K) of the check, which only a model with its offline file has."""
     if target.check is None:
-        raise LeftOutError("it needs a causal model of one input and one output that gives a row a sample")
+        raise LeftOutError(
+            "it needs a causal model of one input and one output that gives a row a sample, with its offline file"
+        )
     with np.load(target.check) as saved:
         return saved["x"], saved["y"]
 
@@ -54,7 +57,7 @@ def _window(target: Target) -> int:
 
 
 def _keras_window(target: Target) -> Prepared:
-    path = target.need(".keras")
+    path = target.need(".keras", "save the Keras model there")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
@@ -65,10 +68,9 @@ def _keras_window(target: Target) -> Prepared:
 
 
 def _ort_window(target: Target) -> Prepared:
+    _checked_samples(target)
     import onnxruntime as ort
 
-    if target.offline is None:
-        raise LeftOutError("no offline file of edgeseq for the same model is beside it")
     session = ort.InferenceSession(target.offline, _one_thread(ort), providers=["CPUExecutionProvider"])
     taken = session.get_inputs()[0].name
     return _windowed(target, lambda window: np.asarray(session.run(None, {taken: window})[0]))
@@ -82,7 +84,7 @@ def _one_thread(ort: Any) -> Any:
 
 
 def _litert(target: Target) -> Prepared:
-    path = target.need(".tflite")
+    path = target.need(".tflite", _REFERENCE)
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1)
@@ -99,11 +101,10 @@ def _litert(target: Target) -> Prepared:
 
 
 def _tract(target: Target) -> Prepared:
+    _checked_samples(target)  # it ends the process on some models that cannot be checked
     import tract
     from tract.transform import Pulse, SetSymbols
 
-    if target.offline is None:
-        raise LeftOutError("no offline file of edgeseq for the same model is beside it")
     try:
         model = tract.onnx().load(target.offline).into_model()
         batch, time, *_ = (str(size) for size in model.input_fact(0).dims())
@@ -121,7 +122,7 @@ def _tract(target: Target) -> Prepared:
 
 def _pytorch_tcn(target: Target) -> Prepared:
     """pytorch-tcn's TCN of the same sizes, with weights of its own, as ONNX with its buffers as inputs and outputs."""
-    sizes = json.loads(target.need(".sizes.json").read_text(encoding="utf-8"))
+    sizes = json.loads(target.need(".sizes.json", _REFERENCE).read_text(encoding="utf-8"))
     import onnxruntime as ort
 
     from edgeseq.bench.torch_peer import export

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import edgeseq
+from edgeseq.errors import ConfigError
 
 # Behind the interpreter's own packages: a peer's environment must not see ours first.
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from {} import main; main()"
@@ -22,18 +23,26 @@ def command(python: str, module: str, *arguments: str) -> list[str]:
 
 
 class Worker:
-    """A process of ``edgeseq.bench.worker``. Use it as a context manager: leaving it ends the process."""
+    """A process of ``edgeseq.bench.worker``. Use it as a context manager: leaving it ends the process.
+
+    Raises:
+        ConfigError: ``python`` cannot be run.
+    """
 
     def __init__(self, python: str) -> None:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  close() does
-        self._process = subprocess.Popen(
-            command(python, "edgeseq.bench.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-        )
+        try:
+            self._process = subprocess.Popen(
+                command(python, "edgeseq.bench.worker"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._errors.close()
+            raise ConfigError(f"cannot run {python!r}: {error.strerror}; give the path of an interpreter") from error
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to a request; {"failed": WHY} if the process has ended."""

@@ -234,7 +234,7 @@ class _Rows:
             why = f"absent: it needs {answer['absent']}; install edgeseq[bench], or name another --peer-python"
         else:
             why = str(answer.get("left_out") or f"failed: {answer['failed']}")
-        self.left_out.append(LeftOut(target.name, key, what, why, failed="failed" in answer))
+        self.left_out.append(LeftOut(target.name, key, what, why, failed="failed" in answer and key not in PEERS))
 
 
 def write_json(report: Report, path: Path) -> None:

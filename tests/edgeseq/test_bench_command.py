@@ -26,7 +26,10 @@ def test_prints_a_table_and_says_what_is_absent(
     printed = " ".join(capsys.readouterr().out.split())
     assert "Stream.step beside its bare ONNX Runtime call" in printed
     assert "the sliding window in ONNX Runtime" in printed
-    assert "LiteRT, state in internal variables: it needs tiny.tflite beside the model" in printed
+    assert (
+        "LiteRT, state in internal variables: it needs tiny.tflite beside the model: it cannot take a model of yours"
+        in printed
+    )
     assert "single steps run on the fast form" in printed
 
 

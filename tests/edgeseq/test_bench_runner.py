@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -141,6 +142,14 @@ def test_a_row_that_dies_leaves_the_others(scripted: type[Scripted]) -> None:
     assert [row.key for row in report.timed] == ["step", "graph", "chunk_8"]
     (row,) = [row for row in report.left_out if row.failed]
     assert (row.key, row.why) == ("bare", "failed: its process ended with status -9: (it said nothing)")
+
+
+def test_a_peer_that_dies_is_no_failure_of_ours(scripted: type[Scripted]) -> None:
+    scripted.PRESENT.add(sys.executable)
+    scripted.dies_after["tract"] = 0
+    report = measure(Plan([TINY], ["step"], ["tract"], sizes=SHORT))
+    assert [(row.key, row.failed) for row in report.left_out] == [("tract", False)]
+    assert "failed: its process ended with status -9" in report.left_out[0].why
 
 
 @pytest.mark.parametrize("row", ["step", "graph"])

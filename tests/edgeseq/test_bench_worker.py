@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgeseq.bench.cases import OURS
 from edgeseq.bench.peers import PEERS
 from edgeseq.bench.process import Worker
 from edgeseq.bench.worker import serve
+from edgeseq.errors import ConfigError
 from edgeseq.runtime import Model, load, load_offline
 from tests.export.stream_files import stream_file
 
@@ -62,7 +63,7 @@ def test_steps_and_chunks_of_other_models_run(kind: str, tmp_path: Path) -> None
     target = Target(str(stream))
     for key in ("step", "bare", "graph", "chunk_8"):
         ready, ran = answers(prepare(key, target), {"do": "run", "calls": 5})
-        assert "samples_per_call" in ready, ready
+        assert ready["samples_per_call"] == (8 if key == "chunk_8" else load(stream).description.granule)
         assert len(ran["ns"]) == 5, ran
 
 
@@ -77,7 +78,7 @@ def test_what_does_not_apply_is_left_out_with_the_reason(tmp_path: Path) -> None
     stream, _ = stream_file(tmp_path, "maximum")
     for key, target, why in (
         ("window", Target(str(stream)), "no offline file"),
-        ("keras", TINY, r"it needs tiny.keras beside the model; edgeseq bench --reference makes one"),
+        ("keras", TINY, "it needs tiny.keras beside the model: save the Keras model there"),
         ("litert", TINY, "it needs tiny.tflite"),
         ("pytorch_tcn", TINY, "it needs tiny.sizes.json"),
         ("ort_window", TINY, "a causal model of one input and one output"),
@@ -99,7 +100,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     shutil.copy(TINY.stream, tmp_path)
     (tmp_path / "tiny.tflite").touch()
     (tmp_path / "tiny.sizes.json").write_text("{}")
-    target = Target(str(tmp_path / "tiny.stream.onnx"), TINY.offline)
+    target = replace(check(tmp_path), stream=str(tmp_path / "tiny.stream.onnx"))
     for key, package in (("tract", "tract"), ("litert", "ai_edge_litert"), ("pytorch_tcn", "torch")):
         (answer,) = answers(prepare(key, target))
         assert answer["absent"].startswith(package)
@@ -128,6 +129,20 @@ def test_a_process_answers_ends_and_tells_why_it_died() -> None:
         died = worker.ask(do="no such thing")
         assert "ended with status 1: KeyError: 'no such thing'" in died["failed"]
         assert "ended with status 1" in worker.ask(do="run", calls=1)["failed"]
+
+
+def test_a_step_of_a_strided_model_is_all_that_wait_for_one_call(tmp_path: Path) -> None:
+    stream, _ = stream_file(tmp_path, "strided")
+    prepared = OURS["step"].prepare(Target(str(stream)))
+    granule = load(stream).description.granule
+    assert granule > 1
+    assert {len(group) for group in prepared.arguments} == {granule}
+    assert prepared.call(prepared.arguments[0]) is None
+
+
+def test_what_is_no_interpreter_cannot_be_run() -> None:
+    with pytest.raises(ConfigError, match=r"cannot run '.*tiny.onnx': .*; give the path of an interpreter"):
+        Worker("tests/data/tiny.onnx")
 
 
 def test_keys_are_those_of_the_cases() -> None:
