@@ -8,6 +8,10 @@
     │   ├── DTypeError              (also a TypeError)
     │   └── NonFiniteError          (also a ValueError)
     ├── StreamEndedError        a stream used after flush() without reset()
+    ├── StreamNotOpenError      (also a LookupError) an id under which a pool has no stream; nothing was changed
+    │   └── StreamExpiredError      its stream was idle for too long, and was closed
+    ├── StreamExistsError       an id that was opened while a stream of a pool has it
+    ├── PoolFullError           a pool that has as many streams as it may have
     ├── SnapshotError           a snapshot that is damaged, newer, or of another model; nothing was loaded
     ├── ConfigError             (also a ValueError) arguments that do not fit together
     ├── MissingDependencyError  (also an ImportError) an extra that is not installed
@@ -51,6 +55,22 @@ class NonFiniteError(InputError, ValueError):
 
 class StreamEndedError(EdgeseqError):
     """A stream that was used after ``flush()`` and before ``reset()``."""
+
+
+class StreamNotOpenError(EdgeseqError, LookupError):
+    """An id under which a pool has no stream. Nothing was changed."""
+
+
+class StreamExpiredError(StreamNotOpenError):
+    """An id whose stream was idle for too long, so that ``Pool.expire`` closed it. Open it again for a fresh state."""
+
+
+class StreamExistsError(EdgeseqError):
+    """An id that was opened while a stream of the pool has it."""
+
+
+class PoolFullError(EdgeseqError):
+    """A pool that has as many streams as it may have."""
 
 
 class SnapshotError(EdgeseqError):

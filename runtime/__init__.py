@@ -6,8 +6,8 @@
     edgeseq.errors.ModelNotFoundError: no model file at 'nowhere.stream.onnx'; check the path, or make one with ...
 
 ``load`` opens a step graph (``NAME.stream.onnx``), ``load_offline`` an offline one (``NAME.onnx``). A ``Model`` is
-immutable and may be shared; a ``Stream`` is one sensor's state. Nothing here imports Keras, TensorFlow, onnx or
-tf2onnx.
+immutable and may be shared; a ``Stream`` is one sensor's state, a ``Pool`` holds those of many. Nothing here imports
+Keras, TensorFlow, onnx or tf2onnx.
 """
 
 from edgeseq.errors import (
@@ -17,12 +17,18 @@ from edgeseq.errors import (
     ModelFileError,
     ModelNotFoundError,
     NonFiniteError,
+    PoolFullError,
     ShapeError,
     SnapshotError,
     StreamEndedError,
+    StreamExistsError,
+    StreamExpiredError,
+    StreamNotOpenError,
 )
+from edgeseq.runtime.latency import Latency, prometheus_text
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
+from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
 
@@ -30,16 +36,23 @@ __all__ = [
     "DTypeError",
     "EdgeseqError",
     "InputError",
+    "Latency",
     "Model",
     "ModelFileError",
     "ModelNotFoundError",
     "NonFiniteError",
     "OfflineModel",
+    "Pool",
+    "PoolFullError",
     "ShapeError",
     "SnapshotError",
     "SnapshotStore",
     "Stream",
     "StreamEndedError",
+    "StreamExistsError",
+    "StreamExpiredError",
+    "StreamNotOpenError",
     "load",
     "load_offline",
+    "prometheus_text",
 ]

@@ -52,8 +52,8 @@ x.astype(np.float32)
 
     def __init__(self, port: Port) -> None:
         self._port = port
-        self._shape = port.shape
-        self._dtype = np.dtype(port.dtype)
+        self._shape = self.shape = port.shape
+        self._dtype = self.dtype = np.dtype(port.dtype)
         self._is_token = port.shape == () and self._dtype.kind == "i"
 
     def sample(self, x: Any, where: object) -> Array:

@@ -7,9 +7,11 @@ State lives in ``Stream``, never here.
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from edgeseq.errors import ModelFileError
 from edgeseq.model_file import Description, Port
@@ -17,6 +19,7 @@ from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.fast_step import FastStep
 from edgeseq.runtime.inputs import InputCheck
 from edgeseq.runtime.model_source import Source, open_model
+from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.stream import Stream
 
 
@@ -55,6 +58,7 @@ class Model:
     """A streaming model. Made by ``load``; safe to share between threads, since it never changes."""
 
     def __init__(self, source: Source, fast: FastStep | None, not_fast: str | None) -> None:
+        self._source = source
         self._description = description = source.description
         self._ort_session = source.ort_session
         self._fast = fast
@@ -123,12 +127,22 @@ class Model:
         """Bytes of state that one stream carries from step to step."""
         return self._description.state_bytes
 
-    def stream(self, name: str = "stream") -> Stream:
-        """Open a new stream in the initial state. ``name`` appears in its errors."""
-        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast)
+    def stream(self, name: str = "stream", *, budget_us: float | None = None) -> Stream:
+        """Open a new stream in the initial state. ``name`` appears in its errors.
 
-    def restore(self, snapshot: bytes | bytearray | memoryview, name: str = "stream") -> Stream:
+        ``budget_us`` is what a call may take; ``Stream.latency`` counts the longer ones.
+
+        Raises:
+            ConfigError: ``budget_us`` is not a number above 0.
+        """
+        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast, budget_us=budget_us)
+
+    def restore(
+        self, snapshot: bytes | bytearray | memoryview, name: str = "stream", *, budget_us: float | None = None
+    ) -> Stream:
         """A stream that continues where the one stood that the snapshot was taken from, bitwise.
+
+        Its latencies begin anew: they are no part of a snapshot.
 
         Raises:
             SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no stream is made.
@@ -143,9 +157,57 @@ class Model:
             >>> bool((twin.step(x) == stream.step(x)).all())
             True
         """
-        stream = self.stream(name)
+        stream = self.stream(name, budget_us=budget_us)
         stream._restore(snapshot)
         return stream
+
+    def pool(
+        self,
+        capacity: int = 100_000,
+        *,
+        slab: int = 256,
+        idle_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        shards: int = 1,
+        budget_us: float | None = None,
+    ) -> Pool:
+        """Open a pool of up to ``capacity`` streams, whose memory grows and shrinks by ``slab`` streams.
+
+        ``Pool.expire`` closes those that nobody used for ``idle_s`` by the ``clock``. Calls are dealt to ``shards``
+        threads, and longer ones than ``budget_us`` are counted in ``Pool.latency``.
+
+        Raises:
+            ConfigError: a number is out of its range.
+
+        Example:
+            >>> import numpy as np
+            >>> pool = load("tests/data/tiny.stream.onnx").pool(100_000)
+            >>> pool.open("pump-7")
+            >>> pool.step({"pump-7": np.zeros(3, np.float32)})["pump-7"].shape
+            (2,)
+        """
+        return Pool(
+            self._source,
+            self._checks,
+            None if self._fast else self._not_fast or "the file holds no fast form",
+            capacity=capacity,
+            slab=slab,
+            idle_s=idle_s,
+            clock=clock,
+            shards=shards,
+            budget_us=budget_us,
+        )
+
+    def restore_pool(self, snapshot: bytes | bytearray | memoryview, **options: Any) -> Pool:
+        """A pool with the streams that ``Pool.snapshot`` was taken of; ``options`` are those of ``pool``.
+
+        Raises:
+            SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no pool is made.
+            PoolFullError: it has more streams than the new pool's ``capacity``.
+        """
+        pool = self.pool(**options)
+        pool._restore(snapshot)
+        return pool
 
     def explain(self) -> str:
         """Which form of the model runs, and why.

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from edgeseq.errors import InputError, SnapshotError, StreamEndedError
-from edgeseq.model_file import NEVER, Description, Port, Timing
+from edgeseq.errors import InputError, StreamEndedError
+from edgeseq.model_file import NEVER, Description
+from edgeseq.runtime.due import OutputRows, joined
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.inputs import Array, InputCheck, by_port
-from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
+from edgeseq.runtime.latency import Latency
+from edgeseq.runtime.snapshot import check_graph, check_layout, pack, unpack
 
 # A longer chunk is cut, so that the memory of one call stays bounded: 512 samples of 64 filters are 128 KiB a layer.
 _LONGEST_CALL = 512
@@ -51,12 +54,14 @@ class Stream:
         name: str,
         *,
         fast: FastStep | None = None,
+        budget_us: float | None = None,
     ) -> None:
         self.name = name
+        self._latency, self._push_latency = Latency(budget_us), Latency(budget_us)
         self._description = d = description
         self._ort_session = ort_session
         self._checks = checks
-        self._outputs = [_Output(port, d.granule) for port in d.outputs]
+        self._outputs = [OutputRows(port, d.granule) for port in d.outputs]
         self._position = 0
         self._ended = False
         # Samples wait until they are as many as the graph takes; the phase's zeros wait first.
@@ -83,6 +88,16 @@ class Stream:
         """Samples taken since the start or the last ``reset``."""
         return self._position
 
+    @property
+    def latency(self) -> Latency:
+        """How long calls of ``step`` took, with all checks; those that raised are left out. No part of the state."""
+        return self._latency
+
+    @property
+    def push_latency(self) -> Latency:
+        """How long calls of ``push`` took, of any length; those that raised are left out. No part of the state."""
+        return self._push_latency
+
     def step(self, sample: Any) -> Any:
         """Take one sample and return the prediction that is due, or None while none is.
 
@@ -92,6 +107,12 @@ class Stream:
             ShapeError, DTypeError, NonFiniteError: the sample is not what the model takes; the state is unchanged.
             StreamEndedError: ``flush`` was called.
         """
+        start = perf_counter_ns()
+        prediction = self._step(sample)
+        self._latency.record(perf_counter_ns() - start)
+        return prediction
+
+    def _step(self, sample: Any) -> Any:
         if self._ended:
             raise self._ended_error()
         if self._plain:
@@ -131,6 +152,12 @@ class Stream:
             ShapeError, DTypeError, NonFiniteError: the chunk is not what the model takes; the state is unchanged.
             StreamEndedError: ``flush`` was called.
         """
+        start = perf_counter_ns()
+        predictions = self._push(chunk)
+        self._push_latency.record(perf_counter_ns() - start)
+        return predictions
+
+    def _push(self, chunk: Any) -> Any:
         if self._ended:
             raise self._ended_error()
         chunks = [self._checks[name].chunk(x, where) for name, x, where in by_port(self._checks, chunk, self)]
@@ -175,7 +202,7 @@ class Stream:
         return self._returned(due)
 
     def reset(self) -> None:
-        """Go back to the state of a new stream."""
+        """Go back to the state of a new stream. Latencies stay."""
         for buffer, spec in zip(self._next, self._description.state, strict=True):
             buffer.fill(spec.initial)
         waiting = self._zeros(self._description.phase)
@@ -204,11 +231,7 @@ class Stream:
         """
         d = self._description
         header, arrays = unpack(data)
-        if header.get("graph_sha256") != d.graph_sha256:
-            raise SnapshotError(
-                f"snapshot: of another model, expected the graph {d.graph_sha256!r}, got "
-                f"{short(header.get('graph_sha256'))}; restore it with the file that it was taken from"
-            )
+        check_graph(header, d)
         check_layout(header, arrays, d)
         for array, spec in zip(self._now, d.state, strict=True):
             array[...] = arrays[spec.input]
@@ -266,7 +289,7 @@ class Stream:
             for rows_of, y in zip(given, results, strict=False):
                 rows_of.append(y[0])
             state = results[len(given) :]
-        return [_joined(rows_of, output) for rows_of, output in zip(given, self._outputs, strict=True)], state
+        return [joined(rows_of, output) for rows_of, output in zip(given, self._outputs, strict=True)], state
 
     def _zeros(self, n_samples: int) -> list[Array]:
         """So many samples of zeros, for each input."""
@@ -302,40 +325,3 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, position={self._position})"
-
-
-class _Output:
-    """Which rows of the step graph belong to samples."""
-
-    def __init__(self, port: Port, granule: int) -> None:
-        assert port.timing is not None
-        self.port = port
-        self._timing: Timing = port.timing
-        self._samples, self._rows = port.timing.hop
-        self.rows_a_call = granule * self._rows // self._samples
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every sample has its row at once."""
-        return self._timing.hop == (1, 1) and self._timing.delay == 0
-
-    def due(self, rows: Array, fed: int, n_samples: int | None = None) -> Array:
-        """Of rows that came after ``fed`` samples: those of the sequence, which ends if ``n_samples`` is given."""
-        first = fed * self._rows // self._samples - self._timing.delay
-        stop = len(rows) if n_samples is None else self._timing.count_rows(n_samples) - first
-        return rows[max(0, -first) : max(0, stop)]
-
-    def fed_for(self, n_samples: int) -> int:
-        """How many samples, the phase and what follows the end included, give all rows of so many."""
-        rows = self._timing.count_rows(n_samples) + self._timing.delay
-        return -(-rows * self._samples // self._rows)
-
-    def nothing(self) -> Array:
-        """No rows."""
-        return np.zeros((0, *self.port.shape), self.port.dtype)
-
-
-def _joined(rows: list[Array], output: _Output) -> Array:
-    if not rows:
-        return output.nothing()
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -63,10 +63,8 @@ def _chunk(target: Target, *, steps: int) -> Prepared:
 def _pool(target: Target, *, n_streams: int, spread: bool = False) -> Prepared:
     """``n_streams`` in every call; with ``spread``, each at a position of its own."""
     model = rt.load(target.stream)
-    if not hasattr(model, "pool"):
-        raise LeftOutError("this edgeseq has no pools")
     ids = [f"stream-{i}" for i in range(n_streams)]
-    pool: Any = model.pool(n_streams)
+    pool = model.pool(n_streams)
     for name in ids:
         pool.open(name)
     if spread:
@@ -74,7 +72,7 @@ def _pool(target: Target, *, n_streams: int, spread: bool = False) -> Prepared:
     return Prepared(partial(pool.step, ids), batches(model.description.inputs, 16, n_streams), n_streams, keeps=pool)
 
 
-def _apart(model: rt.Model, pool: Any, ids: list[str]) -> None:
+def _apart(model: rt.Model, pool: rt.Pool, ids: list[str]) -> None:
     """Let each stream be ahead of the last one by a random number of samples, up to a receptive field or 256."""
     longest = min(model.warm_up or 256, 256)
     ahead = np.random.default_rng(0).integers(0, longest + 1, len(ids))

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from edgeseq import runtime as rt
-from edgeseq.bench.case import Figure, LeftOutError, Sizes, Target, Value
+from edgeseq.bench.case import Figure, Sizes, Target, Value
 from edgeseq.bench.inputs import batches, samples
 from edgeseq.bench.machine import resident_bytes
 from edgeseq.bench.process import command
@@ -86,11 +85,9 @@ def _idle(target: Target, sizes: Sizes) -> list[Value]:
 
 def _pool_memory(target: Target, sizes: Sizes) -> list[Value]:
     model = rt.load(target.stream)
-    if not hasattr(model, "pool"):
-        raise LeftOutError("this edgeseq has no pools")
     n = max(1, min(sizes.pool_streams, _POOL_BYTES // max(1, model.state_bytes)))
     before = resident_bytes()
-    pool: Any = model.pool(n)
+    pool = model.pool(n)
     ids = [f"stream-{i}" for i in range(n)]
     for name in ids:
         pool.open(name)

@@ -21,7 +21,6 @@ from edgeseq.bench.peers import PEERS
 from edgeseq.bench.report import Report
 from edgeseq.bench.runner import Plan, measure, write_json
 from edgeseq.errors import ConfigError, ModelFileError, ModelNotFoundError
-from edgeseq.runtime import Model
 
 TINY = Path("tests/data/tiny.stream.onnx")
 SHORT = Sizes(rounds=3, block_ms=0.5, tail_steps=100, growth_steps=100, idle_s=0.05, cold_runs=1, pool_streams=20)
@@ -169,8 +168,7 @@ def test_a_real_run_has_every_row_and_figure(real: tuple[Report, list[str]]) -> 
     report, said = real
     assert not [row for row in report.left_out if row.failed]
     left_out = {row.key for row in report.left_out}
-    pools = {key for key in (*OURS, *FIGURES) if key.startswith("pool")}
-    assert left_out == {"litert"} | (set() if hasattr(Model, "pool") else pools)
+    assert left_out == {"litert"}
     assert {row.key for row in report.timed} == ({*OURS, "ort_window"}) - left_out
     assert {row.key for row in report.figures} == ({*FIGURES, "overhead"}) - left_out
     assert all(row.median_us > 0 and row.p99_over_p50 >= 1 for row in report.timed)
