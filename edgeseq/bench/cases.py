@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -13,26 +14,36 @@ from edgeseq import runtime as rt
 from edgeseq.bench.case import Case, LeftOutError, Prepared, Target
 from edgeseq.bench.inputs import batches, samples, sequence
 from edgeseq.errors import ModelFileError
+from edgeseq.protobuf import message, number, text
+from edgeseq.runtime.model_source import session
 
 DIFFERENT = 256
 """Samples that the calls go round, so that no branch predictor or cache learns one by heart."""
 SEQUENCE_STEPS = 2000
 _WARM = 16
+_BATCHES = 16
 _CHUNK_SAMPLES = 2048
 
 
 def _step(target: Target, *, fast: bool) -> Prepared:
     model = rt.load(target.stream, fast=fast)
-    step, given = model.stream().step, samples(model.description.inputs, DIFFERENT)
+    return _each_run(
+        model, model.stream().step, samples(model.description.inputs, max(DIFFERENT, model.description.granule))
+    )
+
+
+def _each_run(model: rt.Model, step: Callable[[Any], Any], given: list[Any], n_streams: int = 1) -> Prepared:
+    """Calls that each run the graph once: of a model with strides, so many steps as its graph takes samples."""
     granule = model.description.granule
     if granule == 1:
-        return Prepared(step, given)
+        return Prepared(step, given, n_streams)
 
-    def steps(group: list[Any]) -> None:  # so many samples wait for one call of the graph
+    def steps(group: list[Any]) -> None:
         for sample in group:
             step(sample)
 
-    return Prepared(steps, [given[i : i + granule] for i in range(0, DIFFERENT - granule + 1, granule)], granule)
+    groups = [given[i : i + granule] for i in range(0, len(given) - granule + 1, granule)]
+    return Prepared(steps, groups, granule * n_streams)
 
 
 def _bare(target: Target) -> Prepared:
@@ -54,6 +65,24 @@ def _start(model: rt.Model) -> int:
     return model.description.granule if fast is None else fast.start
 
 
+def _nothing(_: Target) -> Prepared:
+    """A bound call of a graph of one node on one number: what any call costs."""
+    ort_session = session(_one_node())
+    binding, arrays = ort_session.io_binding(), [np.zeros(1, np.float32) for _ in range(2)]
+    binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(arrays[0]))
+    binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(arrays[1]))
+    return Prepared(ort_session.run_with_iobinding, [binding], keeps=arrays)
+
+
+def _one_node() -> bytes:
+    # ModelProto: ir_version 1, graph 7, opset_import 8. GraphProto: node 1, name 2, input 11, output 12.
+    # ValueInfoProto: name 1, type 2, of it tensor_type 1: elem_type 1, shape 2: dim 1: dim_value 1.
+    float_of_one = message(2, message(1, number(1, 1), message(2, message(1, number(1, 1)))))
+    ports = message(11, text(1, "x"), float_of_one), message(12, text(1, "y"), float_of_one)
+    node = message(1, text(1, "x"), text(2, "y"), text(4, "Neg"))
+    return number(1, 8) + message(7, node, text(2, "g"), *ports) + message(8, number(2, 18))
+
+
 def _chunk(target: Target, *, steps: int) -> Prepared:
     model = rt.load(target.stream)
     chunks = [sequence(model.description.inputs, steps, seed) for seed in range(max(2, _CHUNK_SAMPLES // steps))]
@@ -69,7 +98,8 @@ def _pool(target: Target, *, n_streams: int, spread: bool = False) -> Prepared:
         pool.open(name)
     if spread:
         _apart(model, pool, ids)
-    return Prepared(partial(pool.step, ids), batches(model.description.inputs, 16, n_streams), n_streams, keeps=pool)
+    given = batches(model.description.inputs, max(_BATCHES, model.description.granule), n_streams)
+    return _each_run(model, partial(pool.step, ids), given, n_streams)
 
 
 def _apart(model: rt.Model, pool: rt.Pool, ids: list[str]) -> None:
@@ -102,6 +132,7 @@ def _offline(target: Target, *, window: bool) -> Prepared:
 _ROWS = (
     Case("step", "Stream.step, all checks on", partial(_step, fast=True)),
     Case("bare", "the bare ONNX Runtime call in that step", _bare, "onnxruntime"),
+    Case("call", "ONNX Runtime called for nothing: one node", _nothing, "onnxruntime"),
     Case("graph", "Stream.step on the step graph (fast=False)", partial(_step, fast=False)),
     *(Case(f"chunk_{t}", f"Stream.push of {t} samples", partial(_chunk, steps=t)) for t in (8, 32, 512)),
     *(Case(f"pool_{b}", f"Pool.step, {b} streams in step", partial(_pool, n_streams=b)) for b in (64, 512)),

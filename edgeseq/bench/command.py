@@ -64,6 +64,7 @@ def _built(names: Sequence[str], stack: ExitStack, say: Callable[[str], None]) -
     if not names:
         return []
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # what tf2onnx converts
     from edgeseq.bench.reference import build, reference
 
     wanted = {name: reference(name) for name in names}

@@ -11,6 +11,8 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,9 @@ def _keras_window(target: Target) -> Prepared:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    import edgeseq.builders  # noqa: F401  it registers the layers that a file may hold
-
+    keras_tcn = ["tcn"] if find_spec("tcn") else []
+    for module in ("edgeseq.builders", *keras_tcn):  # they register the layers that a file may hold
+        import_module(module)
     model = keras.saving.load_model(path, compile=False)
     return _windowed(target, lambda window: np.asarray(model.predict(window, verbose=0)))
 

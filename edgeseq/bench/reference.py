@@ -52,8 +52,6 @@ def reference(name: str) -> Reference:
 
 def build(sizes: Reference, folder: Path, name: str) -> Path:
     """Write the files of a reference; returns the stream file."""
-    import keras
-
     from edgeseq import tcn_tagger
     from edgeseq.export import export_model
 
@@ -71,8 +69,7 @@ def build(sizes: Reference, folder: Path, name: str) -> Path:
     assert report.stream is not None
     (folder / f"{name}.sizes.json").write_text(json.dumps(asdict(sizes)), encoding="utf-8")
     model.save(folder / f"{name}.keras")
-    if keras.backend.backend() == "tensorflow":
-        (folder / f"{name}.tflite").write_bytes(tflite(model, sizes))
+    (folder / f"{name}.tflite").write_bytes(tflite(model, sizes))
     return report.stream
 
 

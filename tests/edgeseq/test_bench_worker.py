@@ -60,9 +60,11 @@ def test_every_row_of_ours_runs(key: str) -> None:
 def test_steps_and_chunks_of_other_models_run(kind: str, tmp_path: Path) -> None:
     stream, _ = stream_file(tmp_path, kind)
     target = Target(str(stream))
-    for key in ("step", "bare", "graph", "chunk_8"):
+    granule = load(stream).description.granule
+    expected = {"step": granule, "bare": granule, "graph": granule, "chunk_8": 8, "pool_64_apart": 64 * granule}
+    for key, samples_per_call in expected.items():
         ready, ran = answers(prepare(key, target), {"do": "run", "calls": 5})
-        assert ready["samples_per_call"] == (8 if key == "chunk_8" else load(stream).description.granule)
+        assert ready["samples_per_call"] == samples_per_call
         assert len(ran["ns"]) == 5, ran
 
 
