@@ -27,9 +27,12 @@ def _cold_start(target: Target, sizes: Sizes) -> list[Value]:
     runs: list[dict[str, float]] = []
     for _ in range(sizes.cold_runs + 1):  # the first fills the disk cache
         started = [target.stream, str(time.monotonic_ns())]
-        done = subprocess.run(
-            command(sys.executable, "edgeseq.bench.cold_start", *started), capture_output=True, text=True, check=True
-        )
+        line = command(sys.executable, "edgeseq.bench.cold_start", *started)
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(
+                f"a fresh process failed: {(done.stderr.strip().splitlines() or ['(it said nothing)'])[-1]}"
+            )
         runs.append(json.loads(done.stdout))
     medians = {stage: median(run[stage] for run in runs[1:]) for stage in runs[0]}
     rss = medians.pop("rss_bytes")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.bench.case import Target
+from edgeseq.bench.case import Sizes, Target
 from edgeseq.bench.cases import OURS
 from edgeseq.bench.peers import PEERS
 from edgeseq.bench.process import Worker
@@ -121,6 +121,9 @@ def test_mistakes_are_answers() -> None:
     nowhere = Target("nowhere.stream.onnx")
     (answer,) = answers(prepare("step", nowhere))
     assert answer["failed"].startswith("ModelNotFoundError: no model file at 'nowhere.stream.onnx'")
+    sizes = asdict(Sizes(cold_runs=1))
+    (answer,) = answers({"do": "measure", "figure": "cold_start", "target": asdict(nowhere), "sizes": sizes})
+    assert "a fresh process failed: edgeseq.errors.ModelNotFoundError: no model file" in answer["failed"]
 
 
 def test_a_process_answers_ends_and_tells_why_it_died() -> None:
