@@ -18,12 +18,32 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
+class Block:
+    """Calls of one row, one after another: nanoseconds of each by the clock, and of the process in all of them."""
+
+    ns: Array
+    cpu_ns: int
+    samples_per_call: int
+
+    @property
+    def sample_ns(self) -> float:
+        """The median of the calls, for a sample."""
+        return float(np.median(self.ns)) / self.samples_per_call
+
+    @property
+    def cpu_sample_ns(self) -> float:
+        """What the process took for a sample; not 0, though its clock may be coarse."""
+        return max(1.0, self.cpu_ns / (len(self.ns) * self.samples_per_call))
+
+
+@dataclass(frozen=True)
 class TimedRow:
     """One row of the interleaved run.
 
-    ``ratio`` is the time of a sample in units of that of the run's first row: the median over rounds of the ratio of
-    the two blocks' medians, with its quartiles. ``difference`` is how far a peer's outputs were from what they should
-    be, in units of the largest output.
+    Microseconds are wall time, but for ``cpu_us_per_sample``, which all threads of the process took. ``ratio`` is the
+    time of a sample in units of that of the run's first row: the median over rounds of the ratio of the two blocks'
+    medians, with its quartiles; ``cpu_ratio`` the same of the processor's time. ``difference`` is how far a peer's
+    outputs were from what they should be, in units of the largest output.
     """
 
     model: str
@@ -39,6 +59,8 @@ class TimedRow:
     samples_per_s: float
     ratio: float
     ratio_quartiles: tuple[float, float]
+    cpu_us_per_sample: float
+    cpu_ratio: float
     difference: float | None
 
 
@@ -79,28 +101,22 @@ class Report:
 
 
 def timed_row(
-    model: str,
-    case: Case,
-    answer: Mapping[str, Any],
-    blocks: Sequence[Array],
-    base: tuple[Sequence[Array], int],
+    model: str, case: Case, answer: Mapping[str, Any], blocks: Sequence[Block], base: Sequence[Block]
 ) -> TimedRow:
-    """The row of a case, from the nanoseconds of its calls in each round.
-
-    ``base`` is the first row's blocks, of the same rounds, and its samples per call; ``answer`` the worker's.
+    """The row of a case, from its blocks of all rounds and the first row's of the same ones.
 
     Example:
         >>> case = Case("twice", "twice as slow", lambda target: None)
-        >>> slow, fast = [np.array([4000, 4000])] * 3, [np.array([2000, 2000])] * 3
-        >>> row = timed_row("m", case, {"samples_per_call": 1, "where": "here", "difference": None}, slow, (fast, 1))
-        >>> row.median_us, row.ratio, row.calls
-        (4.0, 2.0, 6)
+        >>> slow, fast = [Block(np.array([4000] * 2), 8000, 1)] * 3, [Block(np.array([2000] * 2), 4000, 1)] * 3
+        >>> row = timed_row("m", case, {"where": "here", "difference": None}, slow, fast)
+        >>> row.median_us, row.ratio, row.cpu_ratio, row.calls
+        (4.0, 2.0, 2.0, 6)
     """
-    n = int(answer["samples_per_call"])
-    took = np.concatenate(blocks) / 1e3
+    n = blocks[0].samples_per_call
+    took = np.concatenate([block.ns for block in blocks]) / 1e3
     p50, p99 = np.percentile(took, (50, 99))
-    own = np.array([np.median(block) / n for block in blocks])
-    ratios = own / [np.median(block) / base[1] for block in base[0]]
+    pairs = list(zip(blocks, base, strict=True))
+    ratios = [block.sample_ns / of.sample_ns for block, of in pairs]
     low, middle, high = (float(q) for q in np.percentile(ratios, (25, 50, 75)))
     return TimedRow(
         model=model,
@@ -116,6 +132,8 @@ def timed_row(
         samples_per_s=1e6 * n / float(p50),
         ratio=middle,
         ratio_quartiles=(low, high),
+        cpu_us_per_sample=float(np.median([block.cpu_sample_ns for block in blocks])) / 1e3,
+        cpu_ratio=float(np.median([block.cpu_sample_ns / of.cpu_sample_ns for block, of in pairs])),
         difference=answer["difference"],
     )
 
@@ -142,13 +160,15 @@ def _named(model: str, what: str, *, several: bool) -> str:
 def _print_timed(rows: Sequence[TimedRow], console: Console, *, several: bool) -> None:
     if not rows:
         return
-    table = _table("In turns: microseconds of a call and of a sample; x, a sample's in units of the first row's")
+    table = _table(
+        "In turns: microseconds of a call and of a sample; x and cpu x, a sample's in units of the first row's"
+    )
     table.add_column("what", overflow="fold")
     table.add_column("where", overflow="fold")
-    for unit in ("p50", "p99", "p99/p50", "a sample", "x"):
+    for unit in ("p50", "p99", "p99/p50", "a sample", "x", "cpu x"):
         table.add_column(unit, justify="right", no_wrap=True)
     for row in rows:
-        numbers = (row.median_us, row.p99_us, row.p99_over_p50, row.us_per_sample, row.ratio)
+        numbers = (row.median_us, row.p99_us, row.p99_over_p50, row.us_per_sample, row.ratio, row.cpu_ratio)
         table.add_row(_named(row.model, row.what, several=several), row.where, *map(number, numbers))
     console.print(table)
 

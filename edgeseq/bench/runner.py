@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from edgeseq import runtime as rt
-from edgeseq.bench.case import Array, Case, Figure, Sizes, Target
+from edgeseq.bench.case import Case, Figure, Sizes, Target
 from edgeseq.bench.cases import OURS
 from edgeseq.bench.figures import FIGURES
 from edgeseq.bench.inputs import sequence
 from edgeseq.bench.machine import environment
 from edgeseq.bench.peers import PEERS
 from edgeseq.bench.process import Worker
-from edgeseq.bench.report import FigureRow, LeftOut, Report, TimedRow, timed_row
+from edgeseq.bench.report import Block, FigureRow, LeftOut, Report, TimedRow, timed_row
 from edgeseq.errors import ConfigError, InputError, ModelFileError
 from edgeseq.model_file import Description
 from edgeseq.runtime.model_source import describe, open_model
@@ -140,14 +140,14 @@ def _about(target: Target) -> dict[str, Any]:
 
 @dataclass
 class _Running:
-    """A row that is being measured: its worker, and the nanoseconds of its calls, block by block."""
+    """A row that is being measured: its worker, and its blocks."""
 
     target: Target
     case: Case
     worker: Worker
     answer: Mapping[str, Any]
     calls: int
-    blocks: list[Array]
+    blocks: list[Block]
 
 
 class _Rows:
@@ -197,18 +197,19 @@ class _Rows:
             for running in [*self._running[first:], *self._running[:first]]:
                 took = running.worker.ask(do="run", calls=running.calls)
                 if "ns" in took:
-                    running.blocks.append(np.array(took["ns"], np.int64))
+                    n = int(running.answer["samples_per_call"])
+                    running.blocks.append(Block(np.array(took["ns"], np.int64), took["cpu_ns"], n))
                 else:
                     self._leave_out(running.target, running.case.key, running.case.what, took)
                     self._running.remove(running)
         if not self._running:
             return []
-        base = self._running[0].blocks, int(self._running[0].answer["samples_per_call"])
+        base = self._running[0].blocks
         return [timed_row(r.target.name, r.case, r.answer, r.blocks, base) for r in self._running]
 
     def overheads(self) -> list[FigureRow]:
         """What a step takes beside the bare call in it, of each model that has both rows: medians over rounds."""
-        medians = {(r.target, r.case.key): np.array([np.median(block) for block in r.blocks]) for r in self._running}
+        medians = {(r.target, r.case.key): np.array([np.median(block.ns) for block in r.blocks]) for r in self._running}
         found, what = [], "Stream.step beside its bare ONNX Runtime call"
         for (target, key), bare in medians.items():
             if key == "bare" and (target, "step") in medians:

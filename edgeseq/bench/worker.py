@@ -1,7 +1,7 @@
 """The process of one row: it answers requests, one JSON object a line, until its standard input ends.
 
     {"do": "prepare", "case": KEY, "target": {...}}  ->  {"samples_per_call": n, "difference": d, "where": PACKAGE}
-    {"do": "run", "calls": n}                        ->  {"ns": [...]}: what each of n calls took
+    {"do": "run", "calls": n}  ->  {"ns": [...], "cpu_ns": n}: what each of n calls took, and the process in all of them
     {"do": "measure", "figure": KEY, "target": {...}, "sizes": {...}}  ->  {"values": [...]}
 
 Instead of an answer: {"absent": PACKAGE} for a package that is not installed, {"left_out": WHY} for a row that does not
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import Any, TextIO
 
 import edgeseq
@@ -85,14 +85,15 @@ class _Row:
             self._next += 1
             if perf_counter_ns() >= stop:
                 break
-        took = []
+        took, busy = [], process_time_ns()
         for i in range(self._next, self._next + int(request["calls"])):
             argument = arguments[i % n]
             start = perf_counter_ns()
             call(argument)
             took.append(perf_counter_ns() - start)
+        busy = process_time_ns() - busy
         self._next += len(took)
-        return {"ns": took}
+        return {"ns": took, "cpu_ns": busy}
 
     def measure(self, request: Answer) -> Answer:
         from edgeseq.bench.figures import FIGURES

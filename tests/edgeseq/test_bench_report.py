@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from edgeseq.bench.case import Case, LeftOutError, Prepared, Target
-from edgeseq.bench.report import FigureRow, LeftOut, Report, print_report, timed_row
+from edgeseq.bench.report import Block, FigureRow, LeftOut, Report, print_report, timed_row
 
 
 def prepare(target: Target) -> Prepared:
@@ -16,9 +16,9 @@ def prepare(target: Target) -> Prepared:
 
 
 def row(name: str, us: int, base_us: int) -> object:
-    answer = {"samples_per_call": 1, "where": "edgeseq 0.1.0", "difference": None}
-    blocks = [np.array([1000 * us] * 5)] * 4
-    return timed_row(name, Case("step", "Stream.step", prepare), answer, blocks, ([np.array([1000 * base_us])] * 4, 1))
+    answer = {"where": "edgeseq 0.1.0", "difference": None}
+    blocks, base = ([Block(np.array([1000 * each] * 5), 5000 * each, 1)] * 4 for each in (us, base_us))
+    return timed_row(name, Case("step", "Stream.step", prepare), answer, blocks, base)
 
 
 def printed(*names: str) -> str:
@@ -42,7 +42,7 @@ def test_a_report_says_what_where_unit_and_ratio() -> None:
     text = printed("tiny")
     assert "microseconds" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("Stream.step"))
-    assert line.split() == ["Stream.step", "edgeseq", "0.1.0", "30", "30", "1", "30", "1"]
+    assert line.split() == ["Stream.step", "edgeseq", "0.1.0", "30", "30", "1", "30", "1", "1"]
     assert "41.6   µs" in text
     assert "tract, pulse: absent: it needs tract" in text
     assert "2 cores of a processor, Linux x86_64; python 3.11.7, onnxruntime 1.31.1" in text

@@ -59,7 +59,8 @@ class Scripted:
         self.runs += 1
         if self.runs > self.dies_after.get(self.case, 10**9):
             return {"failed": "its process ended with status -9: (it said nothing)"}
-        return {"ns": [1000 * self.SLOW[self.case]] * request["calls"]}
+        ns = 1000 * self.SLOW[self.case]
+        return {"ns": [ns] * request["calls"], "cpu_ns": 3 * ns * request["calls"]}
 
 
 @pytest.fixture
@@ -90,7 +91,9 @@ def test_figures_of_rows_are_right(scripted: type[Scripted]) -> None:
     report = measure(Plan([TINY], ONLY, sizes=SHORT))
     rows = {row.key: row for row in report.timed}
     assert [row.ratio for row in report.timed] == [1.0, 0.5, 2.0, 0.5]
+    assert [row.cpu_ratio for row in report.timed] == [1.0, 0.5, 2.0, 0.5]
     assert rows["chunk_8"].us_per_sample == 5.0
+    assert rows["chunk_8"].cpu_us_per_sample == 15.0
     assert rows["chunk_8"].samples_per_s == 200_000
     assert rows["graph"].p99_over_p50 == 1.0
     assert {(row.key, row.unit): row.value for row in report.figures} == {

@@ -54,6 +54,7 @@ def test_every_row_of_ours_runs(key: str) -> None:
     assert len(ran["ns"]) == 3
     assert len(again["ns"]) == 1
     assert min(*ran["ns"], *again["ns"]) > 0
+    assert ran["cpu_ns"] >= 0
 
 
 @pytest.mark.parametrize("kind", ["same", "strided", "maximum", "lstm", "channels first"])
