@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,14 +43,15 @@ def bench(
     from edgeseq.bench.runner import Plan, measure, write_json
 
     console = Console()
-    if json is not None and not json.parent.is_dir():
-        raise ConfigError(f"--json: no folder {str(json.parent)!r} to write {json.name!r} into; make it first")
+    if json is not None and (json.is_dir() or not json.parent.is_dir()):
+        raise ConfigError(f"--json: expected a file in a folder that exists, got {str(json)!r}; make its folder first")
+    named = _keys(reference)
+    asked = [*models, *map(Path, named)]
+    plan = Plan(asked, _keys(only) or None, _keys(against), peer_python, QUICK if quick else Sizes())
     with ExitStack() as stack:
         status = stack.enter_context(Console(stderr=True).status("starting"))
-        built = _built(reference, stack, status.update)
-        wanted = [key for keys in against for key in keys.split(",")]
-        plan = Plan([*models, *built], only or None, wanted, peer_python, QUICK if quick else Sizes())
-        report = measure(plan, status.update)
+        built = _built(named, stack, status.update)
+        report = measure(replace(plan, models=[*models, *built]), status.update)
     if json is None:
         print_report(report, console)
     else:
@@ -57,6 +59,11 @@ def bench(
         console.print(f"wrote {json}")
     if failed := [row for row in report.left_out if row.failed]:
         raise EdgeseqError(f"rows that failed: {len(failed)}, the first of them {failed[0].what!r}, {failed[0].why}")
+
+
+def _keys(given: Sequence[str]) -> list[str]:
+    """``a b`` and ``a,b`` are the same."""
+    return [key for keys in given for key in keys.split(",")]
 
 
 def _built(names: Sequence[str], stack: ExitStack, say: Callable[[str], None]) -> list[Path]:

@@ -163,13 +163,13 @@ def _print_timed(rows: Sequence[TimedRow], console: Console, *, several: bool) -
     table = _table(
         "In turns: microseconds of a call and of a sample; x and cpu x, a sample's in units of the first row's"
     )
-    table.add_column("what", overflow="fold")
-    table.add_column("where", overflow="fold")
+    table.add_column("what and where", overflow="fold")
     for unit in ("p50", "p99", "p99/p50", "a sample", "x", "cpu x"):
         table.add_column(unit, justify="right", no_wrap=True)
     for row in rows:
         numbers = (row.median_us, row.p99_us, row.p99_over_p50, row.us_per_sample, row.ratio, row.cpu_ratio)
-        table.add_row(_named(row.model, row.what, several=several), row.where, *map(number, numbers))
+        told = f"{row.what} ({row.where})"
+        table.add_row(_named(row.model, told, several=several), *map(number, numbers))
     console.print(table)
 
 

@@ -22,7 +22,7 @@ def test_prints_a_table_and_says_what_is_absent(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert not run("bench", TINY, "--quick", "--only", "step", "bare", "--against", "litert,ort_window")
+    assert not run("bench", TINY, "--quick", "--only", "step,bare", "--against", "litert,ort_window")
     printed = " ".join(capsys.readouterr().out.split())
     assert "Stream.step beside its bare ONNX Runtime call" in printed
     assert "the sliding window in ONNX Runtime" in printed
@@ -51,7 +51,12 @@ def test_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([TINY, "--only", "speed"], "only: expected some of step"),
         ([TINY, "--against", "tf"], "against: expected some of all, keras"),
         ([TINY, "--reference", "T9"], "--reference: expected one of T1, T2"),
-        ([TINY, "--json", "no/such/folder/b.json"], "--json: no folder 'no/such/folder'"),
+        (["--reference", "T1", "--only", "speed"], "only: expected some of step"),
+        ([TINY, "--json", "tests"], "--json: expected a file in a folder that exists, got 'tests'"),
+        (
+            [TINY, "--json", "no/such/folder/b.json"],
+            "--json: expected a file in a folder that exists, got 'no/such/folder/b.json'",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(arguments: list[str], why: str) -> None:

@@ -42,7 +42,7 @@ def test_a_report_says_what_where_unit_and_ratio() -> None:
     text = printed("tiny")
     assert "microseconds" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("Stream.step"))
-    assert line.split() == ["Stream.step", "edgeseq", "0.1.0", "30", "30", "1", "30", "1", "1"]
+    assert line.split() == ["Stream.step", "(edgeseq", "0.1.0)", "30", "30", "1", "30", "1", "1"]
     assert "41.6   µs" in text
     assert "tract, pulse: absent: it needs tract" in text
     assert "2 cores of a processor, Linux x86_64; python 3.11.7, onnxruntime 1.31.1" in text
