@@ -8,6 +8,7 @@
     │   ├── DTypeError              (also a TypeError)
     │   └── NonFiniteError          (also a ValueError)
     ├── StreamEndedError        a stream used after flush() without reset()
+    ├── StreamBusyError         a stream or pool used while a call of it is under way, which goes on undisturbed
     ├── StreamNotOpenError      (also a LookupError) an id under which a pool has no stream; nothing was changed
     │   └── StreamExpiredError      its stream was idle for too long, and was closed
     ├── StreamExistsError       an id that was opened while a stream of a pool has it
@@ -55,6 +56,10 @@ class NonFiniteError(InputError, ValueError):
 
 class StreamEndedError(EdgeseqError):
     """A stream that was used after ``flush()`` and before ``reset()``."""
+
+
+class StreamBusyError(EdgeseqError):
+    """A stream or a pool that was used from two threads at once. The call that was under way goes on undisturbed."""
 
 
 class StreamNotOpenError(EdgeseqError, LookupError):

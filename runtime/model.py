@@ -18,18 +18,25 @@ from edgeseq.model_file import Description, Port
 from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.fast_step import FastStep
 from edgeseq.runtime.inputs import InputCheck
-from edgeseq.runtime.model_source import Source, open_model
+from edgeseq.runtime.model_source import Provider, Source, check_execution, is_cpu, open_model
 from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.stream import Stream
 
 
-def load(path: str | os.PathLike[str], *, fast: bool = True) -> Model:
+def load(
+    path: str | os.PathLike[str], *, fast: bool = True, providers: Sequence[Provider] | None = None, threads: int = 1
+) -> Model:
     """Open a step graph, ``NAME.stream.onnx``, and check it before it is run.
 
     Where the file holds a fast form, single steps run on it, after it gave what the step graph gives on random states;
     if it does not, or with ``fast=False``, everything runs on the step graph. ``Model.explain`` says which and why.
 
+    ``providers`` are ONNX Runtime's execution providers, the preferred first, by name or as (name, options); None is
+    the CPU, and the fast form needs it. ``threads`` work on one operator, and sleep between calls; small models are
+    slower on two than on one. The last bits may depend on either: restore a snapshot with what it was taken with.
+
     Raises:
+        ConfigError: a provider is unknown, not there, or fails to start; or ``threads`` is below 1.
         ModelNotFoundError: there is no such file (also a ``FileNotFoundError``).
         ModelFileError: the file is damaged, was not written by edgeseq, is an offline model, or of a newer format.
 
@@ -42,11 +49,13 @@ def load(path: str | os.PathLike[str], *, fast: bool = True) -> Model:
         >>> stream.step(np.zeros(3, np.float32)).shape
         (2,)
     """
-    source = open_model(path, "stream")
+    source = open_model(path, "stream", check_execution(providers, threads))
     if any(port.timing is None for port in source.description.outputs):
         raise ModelFileError(f"{os.fspath(path)!r}: its description lacks the timing of an output; export it again")
     if not fast:
         return Model(source, None, "the fast form was not asked for")
+    if not is_cpu(source.ort_session):
+        return Model(source, None, f"the fast form needs the CPU, not {source.ort_session.get_providers()}")
     try:
         return Model(source, open_fast_step(source), source.description.not_fast)
     except FastFormError as error:
@@ -61,6 +70,7 @@ class Model:
         self._source = source
         self._description = description = source.description
         self._ort_session = source.ort_session
+        self._execution = source.execution
         self._fast = fast
         self._not_fast = not_fast
         self._checks = {port.name: InputCheck(port) for port in description.inputs}
@@ -121,6 +131,16 @@ class Model:
     def rate_hz(self) -> float | None:
         """Samples per second that the model was trained on, if the export was given it."""
         return self._description.rate_hz
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that the model runs with, the preferred first, by ONNX Runtime's names."""
+        return tuple(self._ort_session.get_providers())
+
+    @property
+    def threads(self) -> int:
+        """How many threads work on one operator."""
+        return self._execution.threads
 
     @property
     def state_bytes(self) -> int:
@@ -214,7 +234,8 @@ class Model:
 
         Example:
             >>> print(load("tests/data/tiny.stream.onnx").explain())
-            single steps run on the fast form: 4 ring buffers hold the state; chunks run on the step graph
+            single steps, and chunks of up to 2 samples, run on the fast form: 4 ring buffers hold the state; longer \
+chunks run on the step graph
         """
         if self._fast is None:
             return f"everything runs on the step graph: {self._not_fast or 'the file holds no fast form'}"
@@ -222,7 +243,8 @@ class Model:
         n_rings = sum(len(buffer.rings) for buffer in form.buffers)
         after = f", after {form.start} samples" if form.start else ""
         rings = f"{n_rings} ring buffers hold the state"
-        return f"single steps run on the fast form{after}: {rings}; chunks run on the step graph"
+        steps = f"single steps, and chunks of up to {self._fast.longest_by_steps} samples, run on the fast form"
+        return f"{steps}{after}: {rings}; longer chunks run on the step graph"
 
     def __repr__(self) -> str:
         d = self._description

@@ -2,20 +2,22 @@
 
 What a stream gives does not depend, to the last bit, on the other streams: not on their values, their number, or the
 place that it has among them. A call moves all the streams that it names, or none: whatever it raises, it has changed
-nothing. A pool belongs to one thread at a time.
+nothing. A pool takes one call at a time, and refuses others meanwhile (``StreamBusyError``).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import wraps
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from edgeseq.errors import ConfigError, InputError, ModelFileError, StreamEndedError
 from edgeseq.runtime.due import OutputRows
+from edgeseq.runtime.guard import Guard
 from edgeseq.runtime.inputs import Array, InputCheck
 from edgeseq.runtime.latency import Latency
 from edgeseq.runtime.model_source import Source
@@ -27,6 +29,22 @@ from edgeseq.runtime.pool_snapshot import PoolState, pack_pool, pack_stream, unp
 from edgeseq.runtime.pool_table import PoolTable
 
 _NOT_GIVEN = object()
+_Given = ParamSpec("_Given")
+_R = TypeVar("_R")
+
+
+def _alone(call: Callable[Concatenate[Pool, _Given], _R]) -> Callable[Concatenate[Pool, _Given], _R]:
+    """Let a method run while no other one does, after what an interrupted one left to do."""
+
+    @wraps(call)
+    def guarded(self: Pool, /, *given: _Given.args, **named: _Given.kwargs) -> _R:
+        def settled() -> _R:
+            self._settle()
+            return call(self, *given, **named)
+
+        return self._guard.run(self, settled)
+
+    return guarded
 
 
 class Pool:
@@ -67,6 +85,7 @@ class Pool:
             raise ConfigError(f"pool: expected idle_s, seconds above 0, got {idle_s!r}; give None for no expiry")
         self._description = d = source.description
         self._checks, self._clock, self._idle_s, self._not_fast = checks, clock, idle_s, not_fast
+        self._guard = Guard()
         self._latency, self._push_latency = Latency(budget_us), Latency(budget_us)
         outputs = [OutputRows(port, d.granule) for port in d.outputs]
         self._table: PoolTable[Slab] = PoolTable(capacity, slab)
@@ -80,6 +99,7 @@ class Pool:
         # What a call that succeeded is to change. Once it stands here it will be done, by the next call if need be.
         self._owed: tuple[list[Change], Array, Array] | None = None
 
+    @_alone
     def open(self, stream_id: str, *, snapshot: bytes | bytearray | memoryview | None = None) -> None:
         """Add a stream, in the initial state or in that of a snapshot, of a stream or of a pool's stream.
 
@@ -89,7 +109,6 @@ class Pool:
             InputError: the id is no text.
             SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no stream is added.
         """
-        self._settle()
         found = None if snapshot is None else unpack_stream(snapshot, self._description)
         place = self._table.new_place(stream_id, self._moves.new_slab)
         if found is None:
@@ -99,6 +118,7 @@ class Pool:
             self._set(place, record, waiting, states)
         self._table.add(stream_id, place)
 
+    @_alone
     def step(self, ids: Any, samples: Any = _NOT_GIVEN) -> Any:
         """Take one sample of each of these streams and return their predictions.
 
@@ -113,7 +133,6 @@ class Pool:
                 named twice. Whatever is raised, no stream has moved.
         """
         start = perf_counter_ns()
-        self._settle()
         arrays = samples is not _NOT_GIVEN
         if not arrays and not isinstance(ids, Mapping):
             raise InputError(f"pool: expected a mapping from ids to samples, got {type(ids).__name__}; or give both")
@@ -130,6 +149,7 @@ class Pool:
         self._latency.record(perf_counter_ns() - start)
         return predictions
 
+    @_alone
     def push(self, chunks: Mapping[str, Any]) -> dict[str, Any]:
         """Take consecutive samples of each of these streams, of any number, and return the predictions that are due.
 
@@ -139,7 +159,6 @@ class Pool:
             StreamNotOpenError, StreamExpiredError, StreamEndedError, InputError: as for ``step``; no stream has moved.
         """
         start = perf_counter_ns()
-        self._settle()
         if not isinstance(chunks, Mapping):
             raise InputError(f"pool: expected a mapping from ids to chunks, got {type(chunks).__name__}")
         named = list(chunks)
@@ -151,41 +170,42 @@ class Pool:
         self._push_latency.record(perf_counter_ns() - start)
         return {name: self._returned(due) for name, due in zip(named, advance.due, strict=True)}
 
+    @_alone
     def flush(self, stream_id: str) -> Any:
         """End a stream's sequence and return the predictions that lookahead still owes, as ``Stream.flush`` does.
 
         Raises:
             StreamNotOpenError, StreamExpiredError: the id has no stream.
         """
-        self._settle()
         places, records = self._found([stream_id], ended=True)
         advance = self._advances.flush(places, records)
         self._commit(places, advance)
         return self._returned(advance.due)
 
+    @_alone
     def reset(self, stream_id: str) -> None:
         """Let a stream go back to the state of a new one.
 
         Raises:
             StreamNotOpenError, StreamExpiredError: the id has no stream.
         """
-        self._settle()
         place = self._table.place(stream_id)
         new = self._table.records[[place]]
         new["fed"] = new["position"] = 0
         new["ended"] = False
         self._commit(np.array([place]), Advance([], [lambda: self._renew(place)], new))
 
+    @_alone
     def close(self, stream_id: str) -> None:
         """Remove a stream; its place is free for another.
 
         Raises:
             StreamNotOpenError, StreamExpiredError: the id has no stream.
         """
-        self._settle()
         self._table.place(stream_id)
         self._table.remove(stream_id)
 
+    @_alone
     def expire(self) -> list[str]:
         """Close all streams that nobody has used for ``idle_s``, and return their ids.
 
@@ -195,7 +215,6 @@ class Pool:
         Raises:
             ConfigError: the pool has no ``idle_s``.
         """
-        self._settle()
         if self._idle_s is None:
             raise ConfigError("pool: expected idle_s, after which streams expire, got None; give it to Model.pool")
         places = np.fromiter(self._table.place_of.values(), np.int64, len(self))
@@ -205,15 +224,16 @@ class Pool:
             self._table.remove(stream_id, expired=True)
         return expired
 
+    @_alone
     def position(self, stream_id: str) -> int:
         """Samples that a stream has taken since its start or its last ``reset``.
 
         Raises:
             StreamNotOpenError, StreamExpiredError: the id has no stream.
         """
-        self._settle()
         return int(self._table.records["position"][self._table.place(stream_id)])
 
+    @_alone
     def snapshot(self, stream_id: str | None = None) -> bytes:
         """The state of a stream, in the bytes of ``Stream.snapshot``; without an id, of the whole pool.
 
@@ -223,7 +243,6 @@ class Pool:
         Raises:
             StreamNotOpenError, StreamExpiredError: the id has no stream.
         """
-        self._settle()
         if stream_id is None:
             return pack_pool(self._description, self._state())
         places, records = self._found([stream_id], ended=True)
@@ -269,7 +288,7 @@ class Pool:
     def _found(self, ids: list[Any], *, ended: bool = False) -> tuple[Array, Array]:
         """Where streams stand, and their records."""
         places = self._table.places(ids)
-        records = self._table.records[places]
+        records = self._table.records.take(places)  # several times as fast as an index
         if not ended and records["ended"].any():
             which = ids[int(np.argmax(records["ended"]))]
             raise StreamEndedError(
@@ -291,7 +310,7 @@ class Pool:
             changes, places, records = self._owed
             for change in changes:
                 change()
-            self._table.records[places] = records
+            self._table.records.put(places, records)
             self._owed = None
 
     def _state(self) -> PoolState:
@@ -323,7 +342,7 @@ class Pool:
         for i, stream_id in enumerate(state.ids):
             places[i] = self._table.new_place(stream_id, self._moves.new_slab)
             self._table.add(stream_id, int(places[i]))
-        records = self._table.records[places]
+        records = self._table.records.take(places)  # several times as fast as an index
         for name, values in state.counts.items():
             records[name] = values
         records["used"] = self._clock()
@@ -331,7 +350,7 @@ class Pool:
         n_waiting = self._advances.n_waiting(records)
         for place, n, stop in zip(places.tolist(), n_waiting.tolist(), np.cumsum(n_waiting).tolist(), strict=True):
             self._advances.set_waiting(place, [x[stop - n : stop] for x in state.waiting])
-        self._table.records[places] = records
+        self._table.records.put(places, records)
 
     def _renew(self, place: int) -> None:
         """Let a place hold a new stream."""

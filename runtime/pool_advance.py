@@ -35,42 +35,58 @@ class Advances:
 
     def step(self, places: Array, records: Array, rows: list[Array]) -> Advance:
         """One sample of each stream, (n, C) of each input; gives of each output what is due of each stream."""
-        granule = self._d.granule
-        rising = bool((places[1:] > places[:-1]).all())
-        n_waiting = self.n_waiting(records)
+        if self._d.granule > 1:
+            return self._step_by_granules(places, records, rows)
+        new = self._table.records.take(places)
+        new["position"] += 1
+        new["fed"] += 1
+        chunks = [x[:, None] for x in rows]
+        if (places[1:] > places[:-1]).all():
+            (ys,), changes = self._run([Group(places, records["fed"], chunks)])
+        else:
+            ys, changes = self._run_some(np.argsort(places), places, records["fed"], chunks)
+        if self.all_plain:
+            return Advance([y[:, 0] for y in ys], changes, new)
+        every = np.ones(len(places), np.bool_)
+        pairs = zip(self._outputs, ys, strict=True)
+        return Advance([_due_of_steps(output, y, records["fed"], every) for output, y in pairs], changes, new)
+
+    def _step_by_granules(self, places: Array, records: Array, rows: list[Array]) -> Advance:
+        granule, n_waiting = self._d.granule, self.n_waiting(records)
         whole = n_waiting == granule - 1
-        new = records.copy()
+        new = self._table.records.take(places)
         new["position"] += 1
         new["fed"] += whole * granule
-        advance = Advance([None] * len(self._outputs), [], new)
-        if rising and granule == 1:
-            group = Group(places, records["fed"], [x[:, None] for x in rows])
-            (advance.due,), advance.changes = self._run([group])
-        elif whole.any():
+        ys: list[Array] | list[None] = [None] * len(self._outputs)
+        changes: list[Change] = []
+        if whole.any():
             order = np.argsort(places)
             which = order[whole[order]]
-            chunks = [x[which][:, None] for x in rows]
-            if granule > 1:
-                waiting = self.waiting(places[which], granule - 1)
-                chunks = [np.concatenate(pair, axis=1) for pair in zip(waiting, chunks, strict=True)]
-            (results,), advance.changes = self._run([Group(places[which], records["fed"][which], chunks)])
-            for i, y in enumerate(results):
-                advance.due[i] = np.empty((len(places), *y.shape[1:]), y.dtype)
-                advance.due[i][which] = y
+            chunks = [np.zeros((len(places), granule, *x.shape[1:]), x.dtype) for x in rows]
+            for chunk, waiting, x in zip(chunks, self.waiting(places[which], granule - 1), rows, strict=True):
+                chunk[which, :-1] = waiting
+                chunk[:, -1] = x
+            ys, changes = self._run_some(which, places, records["fed"], chunks)
         if not whole.all():
             late = np.flatnonzero(~whole)
-            advance.changes.append(lambda: self._wait(places[late], n_waiting[late], [x[late] for x in rows]))
-        if self.all_plain:
-            advance.due = [y[:, 0] for y in advance.due]
-        else:
-            pairs = zip(self._outputs, advance.due, strict=True)
-            advance.due = [_due_of_steps(output, y, records["fed"], whole) for output, y in pairs]
-        return advance
+            changes.append(lambda: self._wait(places[late], n_waiting[late], [x[late] for x in rows]))
+        pairs = zip(self._outputs, ys, strict=True)
+        return Advance([_due_of_steps(output, y, records["fed"], whole) for output, y in pairs], changes, new)
+
+    def _run_some(
+        self, which: Array, places: Array, fed: Array, chunks: list[Array]
+    ) -> tuple[list[Array], list[Change]]:
+        """Run these streams, named by their numbers in the order of their places; rows stand at their numbers."""
+        (results,), changes = self._run([Group(places[which], fed[which], [x[which] for x in chunks])])
+        ys = [np.zeros((len(places), *y.shape[1:]), y.dtype) for y in results]
+        for y, result in zip(ys, results, strict=True):
+            y[which] = result
+        return ys, changes
 
     def push(self, places: Array, records: Array, chunks: list[list[Array]]) -> Advance:
         """A chunk of each stream, (T, C) of each input; gives of each stream what is due of each output."""
         granule = self._d.granule
-        advance = Advance([], [], records.copy())
+        advance = Advance([], [], self._table.records.take(places))
         rows = self._behind_waiting(places, records, chunks)
         groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
         for i, joined in enumerate(rows):
@@ -108,7 +124,7 @@ class Advances:
     def flush(self, places: Array, records: Array) -> Advance:
         """The end of one stream; gives what lookahead owes of each output."""
         d, fed, n = self._d, int(records["fed"][0]), int(records["position"][0])
-        new = records.copy()
+        new = self._table.records.take(places)
         new["ended"] = True
         advance = Advance([output.nothing() for output in self._outputs], [], new)
         last = max(output.fed_for(n) for output in self._outputs)

@@ -18,12 +18,14 @@ from edgeseq.runtime.fast_step import fast_graph, tensors
 from edgeseq.runtime.inputs import Array
 from edgeseq.runtime.lanes import Ladder, Rung, agreeing
 from edgeseq.runtime.model_source import Source, session
-from edgeseq.runtime.pool_rings import RingLayout, RingSlab, aligned
+from edgeseq.runtime.pool_rings import RingLayout, RingSlab, aligned, whole_rows
 
 # Measured: below 16 lanes a call costs nearly what one of 16 does, and beyond 256 nothing is gained. All are multiples
 # of the widest vector register, so that a loop over all lanes has no scalar rest.
 _SIZES = (16, 64, 256)
 _LONGEST_SHARED = 4  # granules: a longer chunk keeps the processor busy by itself, and is called alone
+Part = tuple[RingSlab, slice, Array]
+"""Streams of one slab: which of a call's streams they are, and their places."""
 _SPREAD = 2.0  # of the random numbers of a probe: both sides of every activation, and what saturates it
 
 
@@ -37,27 +39,27 @@ class FastCalls:
             ModelFileError: it cannot be opened, or cannot serve a pool.
         """
         self._d, self.form = source.description, form
-        self._ort_session = session(fast_graph(source.data, self._d, form, None))
+        self._ort_session = session(fast_graph(source.data, self._d, form, None), source.execution)
         self.layout = RingLayout(self._d, form, n_places)
-        self._buffers: dict[tuple[int, int], _Buffers] = {}
+        self._buffers: dict[tuple[int, int, type[_Buffers]], _Buffers] = {}
         self.ladder = agreeing(_SIZES, self._probe)
 
     def run(
-        self, shard: int, rung: Rung, slab: RingSlab, streams: tuple[Array, Array], samples: Sequence[Array]
+        self, shard: int, rung: Rung, parts: Sequence[Part], fed: Array, samples: Sequence[Array]
     ) -> tuple[list[Array], list[Array]]:
-        """The outputs, and the next of those states that stand in no ring.
+        """The outputs, until the next call of this shard, and the next of those states that stand in no ring.
 
-        ``streams`` are their places and how many samples they were fed; of one ``shard``, one call runs at a time.
+        ``fed`` is how many samples each stream was fed; of one ``shard``, one call runs at a time.
         """
-        places, fed = streams
-        lanes = rung.places(len(places))
-        buffers = self._buffers.get((shard, rung.size))
+        kind = _Buffers if len(parts) == 1 else _CollectedBuffers
+        buffers = self._buffers.get((shard, rung.size, kind))
         if buffers is None:
-            buffers = self._buffers[shard, rung.size] = _Buffers(self._ort_session, self._d, self.form, rung.size)
-        cursors = buffers.prepare(self.layout, slab, lanes, (places, fed), samples)
+            buffers = self._buffers[shard, rung.size, kind] = kind(self._ort_session, self._d, self.form, rung.size)
+        lanes = rung.places(len(fed))
+        cursors = buffers.prepare(self.layout, parts, lanes, fed, samples)
         self._ort_session.run_with_iobinding(buffers.binding)
-        buffers.keep_rows(self.layout, slab, lanes, places, cursors)
-        return [y[lanes].copy() for y in buffers.outputs], [state[lanes].copy() for state in buffers.carried_next]
+        buffers.keep_rows(self.layout, parts, lanes, cursors)
+        return [y[lanes] for y in buffers.outputs], [state[lanes].copy() for state in buffers.carried_next]
 
     def _probe(self, which: Array) -> list[Array]:
         """Everything that a step of two random streams gives, the second of them loud."""
@@ -69,7 +71,7 @@ class FastCalls:
         slab.write(both, fed, _random_states(rng, d))
         samples = [_random(rng, port.shape, port.dtype) for port in d.inputs]
         buffers = _Buffers(self._ort_session, d, self.form, size)
-        buffers.prepare(layout, slab, slice(size), (which, fed[which]), [x[which] for x in samples])
+        buffers.prepare(layout, [(slab, slice(size), which)], slice(size), fed[which], [x[which] for x in samples])
         self._ort_session.run_with_iobinding(buffers.binding)
         rows = [np.moveaxis(rows, 1, 0) for _, rows in buffers.rows]
         return [*buffers.outputs, *buffers.carried_next, *rows]
@@ -102,43 +104,89 @@ class _Buffers:
         self.rows = [(b.array, arrays[b.rows].reshape(len(b.rings), size, b.width)) for b in form.buffers]
 
     def prepare(
-        self,
-        layout: RingLayout,
-        slab: RingSlab,
-        lanes: slice | Array,
-        streams: tuple[Array, Array],
-        samples: Sequence[Array],
+        self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, fed: Array, samples: Sequence[Array]
     ) -> list[Array]:
         """Fill the lanes; returns the cursors of every buffer."""
-        places, fed = streams
-        partly = len(places) < self.size
-        all_cursors = []
-        for buffer, reads in zip(layout.buffers, self.slots, strict=True):
-            self.binding.bind_ortvalue_input(buffer.array, slab.bound[buffer.array])
-            cursors = buffer.cursors(fed)
-            for table, slots in zip(buffer.reads, reads, strict=True):
-                if partly:
-                    slots.fill(buffer.zeros)
-                table.fill(slots, lanes, places, cursors)
-            all_cursors.append(cursors)
-        given = [*samples, *(array[places] for array in slab.carried)]
+        partly = len(fed) < self.size
+        all_cursors = [buffer.cursors(fed) for buffer in layout.buffers]
+        self._point_at_rows(layout, parts, lanes, all_cursors, partly=partly)
+        given = list(samples)
+        if self.carried:
+            states = ([array[places] for array in slab.carried] for slab, _, places in parts)
+            given += [np.concatenate(arrays) for arrays in zip(*states, strict=True)]
         for array, values in zip((*self.samples, *self.carried), given, strict=True):
             if partly:
                 array.fill(0)
             array[lanes] = values
         return all_cursors
 
-    def keep_rows(
+    def _point_at_rows(
         self,
         layout: RingLayout,
-        slab: RingSlab,
+        parts: Sequence[Part],
         lanes: slice | Array,
-        places: Array,
         all_cursors: Sequence[Array],
+        *,
+        partly: bool,
+    ) -> None:
+        """Let the call read the rings where they stand."""
+        ((slab, _, places),) = parts
+        for buffer, cursors, reads in zip(layout.buffers, all_cursors, self.slots, strict=True):
+            self.binding.bind_ortvalue_input(buffer.array, slab.bound[buffer.array])
+            for table, slots in zip(buffer.reads, reads, strict=True):
+                if partly:
+                    slots.fill(buffer.zeros)
+                table.fill(slots, lanes, places, cursors)
+
+    def keep_rows(
+        self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, all_cursors: Sequence[Array]
     ) -> None:
         """Put the new rows into the slots that only the next step reads."""
         for buffer, cursors, (name, rows) in zip(layout.buffers, all_cursors, self.rows, strict=True):
-            slab.arrays[name][buffer.newest(places, cursors)] = rows[:, lanes]
+            new = whole_rows(rows)[:, lanes]
+            for slab, part, places in parts:
+                here = cursors if cursors.shape[1] == 1 else cursors[:, part]
+                slab.rows[name][buffer.newest(places, here)] = new[:, part]
+
+
+class _CollectedBuffers(_Buffers):
+    """The same for streams of several slabs: a call reads copies of the rows that it needs.
+
+    It spares a call for each slab, where a call is for few streams of many.
+    """
+
+    def __init__(self, ort_session: Any, d: Description, form: FastForm, size: int) -> None:
+        super().__init__(ort_session, d, form, size)
+        self._copies = []  # of each read of each buffer, (groups, lanes, taps_each, width)
+        for buffer, reads in zip(form.buffers, self.slots, strict=True):
+            copied = aligned((sum(slots.size for slots in reads), buffer.width), np.float32)
+            self.binding.bind_ortvalue_input(buffer.array, ort.OrtValue.ortvalue_from_numpy(copied))
+            start, copies = 0, []
+            for slots in reads:
+                slots[...] = np.arange(start, start + slots.size).reshape(slots.shape)
+                copies.append(copied[start : start + slots.size].reshape(*slots.shape, buffer.width))
+                start += slots.size
+            self._copies.append(copies)
+
+    def _point_at_rows(
+        self,
+        layout: RingLayout,
+        parts: Sequence[Part],
+        lanes: slice | Array,
+        all_cursors: Sequence[Array],
+        *,
+        partly: bool,
+    ) -> None:
+        """Copy the rows that the call reads."""
+        numbers = np.arange(self.size)[lanes]
+        for buffer, cursors, all_copies in zip(layout.buffers, all_cursors, self._copies, strict=True):
+            for table, copies in zip(buffer.reads, all_copies, strict=True):
+                if partly:
+                    copies.fill(0)
+                taps, rows = table.taps(cursors), whole_rows(copies)
+                for slab, part, places in parts:
+                    here = taps if taps.shape[1] == 1 else taps[:, part]
+                    rows[:, numbers[part]] = slab.rows[buffer.array][here + places[:, None]]
 
 
 class StepGraphCalls:

@@ -15,12 +15,15 @@ from edgeseq.runtime.due import OutputRows
 from edgeseq.runtime.inputs import Array
 from edgeseq.runtime.lanes import Ladder, Rung
 from edgeseq.runtime.model_source import Source
-from edgeseq.runtime.pool_calls import FastCalls, StepGraphCalls
+from edgeseq.runtime.pool_calls import FastCalls, Part, StepGraphCalls
 from edgeseq.runtime.pool_rings import RingSlab
 from edgeseq.runtime.pool_slab import PlainSlab, Slab
 from edgeseq.runtime.pool_table import PoolTable
 
 _LONGEST_CALL = 512  # samples, as in a Stream: so the memory of one call stays bounded
+_FEW = (
+    32  # streams of a slab: fewer are copied into a call with those of other slabs, which then costs less than its own
+)
 Change = Callable[[], None]
 """Lets states be what a call made of them. Doing it twice is doing it once."""
 
@@ -83,8 +86,9 @@ class Moves:
 
     def settle(self) -> None:
         """Wait for what an interrupted call left under way."""
-        wait(self._under_way)
-        self._under_way = []
+        if self._under_way:
+            wait(self._under_way)
+            self._under_way = []
 
     def run(self, groups: Sequence[Group]) -> tuple[list[list[Array]], list[Change]]:
         """Of each group, the rows of each output, (n, rows, K); and the changes that make these moves true.
@@ -98,20 +102,21 @@ class Moves:
             n, calls = len(group.places), group.n_samples // self._d.granule
             rows = [np.empty((n, calls * out.rows_a_call, *out.port.shape), out.port.dtype) for out in self._outputs]
             given.append(rows)
-            fast = self._on_fast_form(group)
-            for part, is_fast in ((np.flatnonzero(fast), True), (np.flatnonzero(~fast), False)):
-                if len(part):
-                    plan = self._fast_jobs if is_fast else self._step_graph_jobs
-                    jobs += plan(group, part, rows, changes)
+            on_fast_form, on_step_graph = self._divided(group)
+            if len(on_fast_form):
+                jobs += self._fast_jobs(group, on_fast_form, rows, changes)
+            if len(on_step_graph):
+                jobs += self._step_graph_jobs(group, on_step_graph, rows, changes)
         self._work(jobs)
         return given, changes
 
-    def _on_fast_form(self, group: Group) -> Array:
-        """Which of the streams take this step on the fast form: it depends on the stream alone."""
+    def _divided(self, group: Group) -> tuple[Array, Array]:
+        """Which of the streams go on the fast form, and which on the step graph: it depends on the stream alone."""
+        whole, none = np.arange(len(group.places)), np.zeros(0, np.int64)
         if self.fast is None or group.n_samples != 1 or group.ends is not None:
-            return np.zeros(len(group.places), np.bool_)
-        started: Array = group.fed >= self.fast.form.start
-        return started
+            return none, whole
+        started = group.fed >= self.fast.form.start
+        return (whole, none) if started.all() else (np.flatnonzero(started), np.flatnonzero(~started))
 
     def _fast_jobs(
         self, group: Group, part: Array, rows: list[Array], changes: list[Change]
@@ -119,23 +124,39 @@ class Moves:
         fast = self.fast
         assert fast is not None
 
-        def job(slab: RingSlab, rung: Rung, which: Array, places: Array) -> Callable[[int], None]:
+        def job(rung: Rung, which: Array, parts: list[Part]) -> Callable[[int], None]:
             def work(shard: int) -> None:
                 samples = [x[which, 0] for x in group.chunks]
-                results, carried = fast.run(shard, rung, slab, (places, group.fed[which]), samples)
+                results, carried = fast.run(shard, rung, parts, group.fed[which], samples)
                 for all_rows, y in zip(rows, results, strict=True):
                     all_rows[which, 0] = y
                 if carried:
-                    changes.append(lambda: slab.carry(places, carried))
+                    changes.append(lambda: _carry(parts, carried))
 
             return work
 
-        jobs = []
-        for slab, of_slab, places in self._table.by_slab(group.places[part]):
-            assert isinstance(slab, RingSlab)
+        jobs, scattered = [], []
+        for slab, of_slab, places in self._ring_parts(group.places[part]):
             which = part[of_slab]
-            jobs += [job(slab, rung, which[some], places[some]) for rung, some in fast.ladder.calls(len(which))]
+            if len(which) < _FEW:
+                scattered.append(which)
+                continue
+            for rung, some in fast.ladder.calls(len(which)):
+                here = places[some]
+                jobs.append(job(rung, which[some], [(slab, slice(len(here)), here)]))
+        if scattered:
+            together = np.concatenate(scattered)
+            for rung, some in fast.ladder.calls(len(together)):
+                which = together[some]
+                jobs.append(job(rung, which, self._ring_parts(group.places[which])))
         return jobs
+
+    def _ring_parts(self, places: Array) -> list[Part]:
+        parts = []
+        for slab, part, here in self._table.by_slab(places):
+            assert isinstance(slab, RingSlab)
+            parts.append((slab, part, here))
+        return parts
 
     def _step_graph_jobs(
         self, group: Group, part: Array, rows: list[Array], changes: list[Change]
@@ -196,6 +217,11 @@ class Moves:
         wait(self._under_way)
         for each in self._under_way:
             each.result()
+
+
+def _carry(parts: Sequence[Part], carried: Sequence[Array]) -> None:
+    for slab, part, places in parts:
+        slab.carry(places, [state[part] for state in carried])
 
 
 def _do_all(jobs: Sequence[Callable[[int], None]], shard: int) -> None:

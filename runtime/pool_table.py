@@ -142,8 +142,13 @@ class PoolTable(Generic[_Slab]):
 
     def by_slab(self, places: Array) -> list[tuple[_Slab, slice, Array]]:
         """Of places in rising order: each slab, which of the places stand in it, and where in it."""
+        if not len(places):
+            return []
+        first = int(places[0]) // self.slab_size
+        if int(places[-1]) // self.slab_size == first:  # as it mostly is in a small pool
+            return [(self.slab(first), slice(len(places)), places - first * self.slab_size)]
         numbers = places // self.slab_size
-        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(places)] if len(places) else [0]
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(places)]
         parts = [slice(a, b) for a, b in pairwise(bounds)]
         found = [int(numbers[part.start]) for part in parts]
         return [

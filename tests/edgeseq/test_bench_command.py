@@ -30,7 +30,7 @@ def test_prints_a_table_and_says_what_is_absent(
         "LiteRT, state in internal variables: it needs tiny.tflite beside the model: it cannot take a model of yours"
         in printed
     )
-    assert "single steps run on the fast form" in printed
+    assert "tiny: single steps" in printed
 
 
 def test_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def test_after_flush_a_stream_says_so() -> None:
 def test_a_push_that_is_interrupted_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, stream = signal(20), MODEL.stream()
     first = stream.push(x[:10])
-    monkeypatch.setattr(stream, "_advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stream, "_advance", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         stream.push(signal(7, seed=1))
     monkeypatch.undo()
