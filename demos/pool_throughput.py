@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from demos.latency import environment
 from edgeseq import runtime as rt
 from edgeseq import tcn_tagger
+from edgeseq.bench.machine import environment
 from edgeseq.export import export_model
 
 N_FEATURES, N_LABELS = 6, 5

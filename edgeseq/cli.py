@@ -21,11 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 import edgeseq
+from edgeseq.bench.command import bench
 from edgeseq.certificate import certificate_of
 from edgeseq.errors import ConfigError, ExportError, MissingDependencyError
 from edgeseq.model_file import Conditions
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
+app.command(bench)
 
 
 @app.command
