@@ -58,7 +58,7 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     every = replace(x, batch=2, past=None, blank=False)
     last_steps: Sequence[ir.Value]  # the rows of h, and those of c where something reads it
     last: Sequence[ir.Value]
-    if kind == "lstm" and _is_read(node.outputs[2:]):
+    if kind == "lstm" and is_read(node.outputs[2:]):
         y, last_steps, last = _cell_by_cell(step, node, inputs, states)
     else:
         y, *kept = step.ops(node.op_type, 1 + len(states), *inputs, None, *initial, **node.attributes)
@@ -72,7 +72,8 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     return [replace(every, value=y), *(replace(every, value=v, offline=TimeAxis.GONE) for v in last_steps)]
 
 
-def _is_read(outputs: Sequence[ir.Value]) -> bool:
+def is_read(outputs: Sequence[ir.Value]) -> bool:
+    """Whether anything reads one of these values of the offline graph."""
     return any(value.is_graph_output() or list(value.uses()) for value in outputs)
 
 
@@ -90,7 +91,7 @@ def _cell_by_cell(
     given = [ir.node("Identity", each.outputs) for each in after]
     results = [each.outputs[0] for each in (*after, *given)]
     assert x is not None
-    last, rows = _scan(
+    last, rows = scan(
         step, 0, states, [x], inputs=[*before, row], body=[*lifted, cell, *after, *given], results=results
     )
     every = [step.op("Unsqueeze", value, step.constant([1])) for value in rows]
@@ -103,7 +104,7 @@ def _is_zero(value: ir.Value | None) -> bool:
 
 
 _COUNTS = "it counts over the whole sequence, as a mask does"
-_MAKE_CAUSAL = "make the model causal (without mask_zero and Masking), or run it offline"
+_MAKE_CAUSAL = "make the model causal, or run it offline"
 _NEEDS = {
     "Shape": "it asks for the length of the sequence, which a stream does not know",
     "Size": "it asks for the length of the sequence, which a stream does not know",
@@ -221,7 +222,7 @@ def _running_extreme(step: StepGraph, x: Timed, op_type: str, worst: float) -> i
     now = ir.node(op_type, [before, row])
     out = ir.node("Identity", now.outputs)
     results = [now.outputs[0], out.outputs[0]]
-    last, (rows,) = _scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
+    last, (rows,) = scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
     step.carry(best, last[0])
     return rows
 
@@ -254,7 +255,7 @@ def _running_sum(step: StepGraph, x: Timed, *, mean: bool) -> ir.Value:
         results.append(n.outputs[0])
         given = share.outputs[0]
     narrow = ir.node("Cast", [given], attributes={"to": ir.DataType.FLOAT})
-    last, (rows,) = _scan(
+    last, (rows,) = scan(
         step, x.axis, states, scanned, inputs=inputs, body=[*body, narrow], results=[*results, narrow.outputs[0]]
     )
     for state, successor in zip(states, last, strict=True):
@@ -279,7 +280,7 @@ _RUNNING: dict[str, Callable[[StepGraph, Timed], ir.Value]] = {
 }
 
 
-def _scan(
+def scan(
     step: StepGraph,
     axis: int,
     states: list[ir.Value],

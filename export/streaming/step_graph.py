@@ -287,6 +287,20 @@ class StepGraph:
         """Remember the sizes of the axes but for batch and time; a history needs them."""
         self._once[("sizes", value)] = tuple(sizes)
 
+    def knows_dtype(self, value: ir.Value, dtype: ir.DataType | None) -> None:
+        """Remember what a tensor is made of; float32 if nothing is said."""
+        self._once[("dtype", value)] = dtype
+
+    def dtype(self, value: ir.Value) -> ir.DataType:
+        """What a tensor is made of."""
+        return self._once.get(("dtype", value)) or ir.DataType.FLOAT
+
+    def once(self, key: Any, make: Callable[[], ir.Value]) -> ir.Value:
+        """What ``make`` writes, written for the first who asks by this key."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]  # type: ignore[no-any-return]
+
     def copies_sizes(self, source: ir.Value, value: ir.Value) -> None:
         """Let ``value`` have the sizes of ``source``."""
         self._once[("sizes", value)] = self._once.get(("sizes", source))

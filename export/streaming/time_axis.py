@@ -19,6 +19,8 @@ from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph.cleanup import clean_up
 from edgeseq.export.graph.edit import constant, replace
 from edgeseq.export.graph.known_sizes import settle_sizes
+from edgeseq.export.streaming.filled import mark_filled
+from edgeseq.export.streaming.held_steps import hold_masked_steps
 from edgeseq.export.streaming.step_graph import refuse
 
 _TIME = re.compile(r"time|seq|len|step|frame|^t$", re.IGNORECASE)
@@ -166,6 +168,8 @@ def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
         passes.NameFixPass()(model)
         settle_sizes(model)
     clean_up(model)
+    mark_filled(model)
+    hold_masked_steps(model)
     return model
 
 
