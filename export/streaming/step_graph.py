@@ -174,12 +174,6 @@ class StepGraph:
         self.nodes.append(node)
         return node.outputs
 
-    def once(self, key: Any, write: Callable[[], ir.Value]) -> ir.Value:
-        """What ``write`` adds, added when it is first asked for."""
-        if key not in self._once:
-            self._once[key] = write()
-        return self._once[key]  # type: ignore[no-any-return]
-
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], **changed: Any) -> Sequence[ir.Value]:
         """Add a node like one of the offline graph, on other inputs and with some attributes changed."""
         attributes: dict[str, Any] = {**node.attributes, **changed}
@@ -321,7 +315,7 @@ class StepGraph:
         depth = max(self.plan.depths.get(key, 0), x.delay)
         once = ("valid", key, layout, depth)
         if once not in self._once:
-            inside = self._inside(x.hop, x.rows, depth)
+            inside = self.inside(x.hop, x.rows, depth)
             inside = self.op("Transpose", inside, perm=[1, 0]) if x.batch > x.axis else inside
             others = [axis for axis in range(layout[-1]) if axis not in x.axes]
             self._once[once] = self.op("Unsqueeze", inside, self.constant(others))
@@ -342,7 +336,7 @@ class StepGraph:
             self.copies_sizes(x.value, self._once[once])
         return self._once[once]  # type: ignore[no-any-return]
 
-    def _inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
+    def inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
         """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
         once = ("inside", hop, rows, depth)
         if once not in self._once:

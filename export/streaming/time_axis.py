@@ -140,6 +140,17 @@ def described(found: Sequence[Reading]) -> str:
 
 
 def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
+    """A copy of the offline graph whose inputs are (batch, time, rest), in the words of the streaming rules.
+
+    What only the rules know of stands in it for masks; ``cleaned`` is the graph before, which ONNX Runtime runs.
+    """
+    model = cleaned(offline, reading)
+    mark_filled(model)
+    hold_masked_steps(model)
+    return model
+
+
+def cleaned(offline: ir.Model, reading: Reading) -> ir.Model:
     """A copy of the offline graph whose inputs are (batch, time, rest), cleaned up, with its sizes settled.
 
     Names and sizes of tensors inside the graph, and of its outputs, are derived anew: those in the file may be wrong.
@@ -168,8 +179,6 @@ def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
         passes.NameFixPass()(model)
         settle_sizes(model)
     clean_up(model)
-    mark_filled(model)
-    hold_masked_steps(model)
     return model
 
 
