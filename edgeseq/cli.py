@@ -153,6 +153,8 @@ def streamify(
     vocabulary: int | None = None,
     pooling_window: int | None = None,
     length_modulo: tuple[int, int] | None = None,
+    lookahead: int | None = None,
+    chunk: int = 1,
 ) -> None:
     """Derive the step graph of any offline ONNX file, hold it to its contract, and write it to OUT.
 
@@ -171,6 +173,8 @@ def streamify(
         pooling_window: pool over the last so many rows of features alone: another model than the offline one.
         length_modulo: modulus and remainder of the length of every sequence, a promise by which "same" padding with a
             stride streams: 2 1 for odd ones.
+        lookahead: let layers that run backwards see so many later steps: an approximation of the offline model.
+        chunk: with --lookahead, how many steps are released at a time; more cost less, and come later.
     """
     with _needs("train"):
         from edgeseq.export.stream_file import streamify as streamify_file
@@ -185,6 +189,8 @@ def streamify(
         vocabulary=vocabulary,
         pooling_window=pooling_window,
         length_modulo=length_modulo,
+        lookahead=lookahead,
+        chunk=chunk,
     )
     rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)", **_condition_rows(report.description.conditions)}
     for port in report.description.outputs:
@@ -266,7 +272,13 @@ def inspect(
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
         rows["fast form"] = "yes" if d.fast is not None else f"none: {d.not_fast or 'the file is older than it'}"
     if d.offline is not None:
-        rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+        what = "equals" if d.lookahead is None else "approximates"
+        rows[what] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+    if d.lookahead is not None:
+        bounded, n_layers = d.lookahead, len(d.lookahead.layers)
+        rows["bounded lookahead"] = (
+            f"{bounded.steps} steps in each layer that runs backwards ({n_layers}), released {bounded.chunk} at a time"
+        )
     rows |= _condition_rows(d.conditions)
     if d.kind == "stream":
         metadata = open_model(model, "stream").ort_session.get_modelmeta().custom_metadata_map

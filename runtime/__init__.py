@@ -30,6 +30,7 @@ from edgeseq.runtime.latency import Latency, prometheus_text
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
 from edgeseq.runtime.pool import Pool
+from edgeseq.runtime.provisional import Predictions, ProvisionalStream, Rows
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
 
@@ -45,6 +46,9 @@ __all__ = [
     "OfflineModel",
     "Pool",
     "PoolFullError",
+    "Predictions",
+    "ProvisionalStream",
+    "Rows",
     "ShapeError",
     "SnapshotError",
     "SnapshotStore",

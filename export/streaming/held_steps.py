@@ -40,7 +40,7 @@ def hold_masked_steps(model: ir.Model) -> None:
     """Let recurrent operators run over all steps, with a mask, in place. Types of tensors must be known.
 
     Raises:
-        NotStreamableError: one under a mask runs backwards, or in both directions.
+        NotStreamableError: one under a mask runs backwards, and its last output is held at masked steps.
     """
     for node in list(model.graph):
         mask = _compacts_by(node)
@@ -48,6 +48,7 @@ def hold_masked_steps(model: ir.Model) -> None:
             continue
         region = _Region(mask)
         if _follow(node.outputs[0], _BATCH_FIRST, region):
+            _check_held(region)
             _hold(node, region)
     passes.RemoveUnusedNodesPass()(model)
 
@@ -68,6 +69,37 @@ def _transpose(node: ir.Node, layout: str, region: _Region) -> bool:
     return permutation(node) == [1, 0, 2] and _follow(node.outputs[0], layout, region)
 
 
+def _check_held(region: _Region) -> None:
+    """Refuse to hold outputs of what runs backwards: before the first valid step, seen from the end, is the future."""
+    for node in region.recurrent if region.held else []:
+        if node.attributes.get_string("direction", "forward") != "forward":
+            raise refuse(
+                node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
+            )
+
+
+def _beside(node: ir.Node, region: _Region) -> bool:
+    """Both directions' outputs side by side, as the exporter concatenates them."""
+    readers = [use.node for use in node.outputs[0].uses()]
+    if permutation(node) != [2, 0, 1, 3] or len(readers) != 1 or readers[0].op_type != "Reshape":
+        return False
+    reader = readers[0]
+    target = constant(reader.inputs[1])
+    whole = target is not None and target.size == 3 and target[:2].tolist() == [0, 0]
+    return whole and _follow(reader.outputs[0], _BATCH_FIRST, region)
+
+
+def _merge(node: ir.Node, region: _Region) -> bool:
+    """The sum, mean or product of both directions' outputs."""
+    keeps = node.attributes.get_int("keepdims", 1)
+    return not keeps and _is(node.inputs[1:], 1) and _follow(node.outputs[0], _TIME_FIRST, region)
+
+
+def _halves(node: ir.Node, region: _Region) -> bool:
+    """Each direction's outputs alone."""
+    return node.attributes.get_int("axis", 0) == 1 and all(_follow(y, _DIRECTIONS, region) for y in node.outputs)
+
+
 def _squeeze(node: ir.Node, region: _Region) -> bool:
     return _is(node.inputs[1:], 1) and _follow(node.outputs[0], _TIME_FIRST, region)
 
@@ -75,10 +107,6 @@ def _squeeze(node: ir.Node, region: _Region) -> bool:
 def _recurrent(node: ir.Node, region: _Region) -> bool:
     if len(node.inputs) < 5 or not _counts(node.inputs[4], region.mask):
         return False
-    if node.attributes.get_string("direction", "forward") != "forward":
-        raise refuse(
-            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
-        )
     region.recurrent.append(node)
     return _follow(node.outputs[0], _DIRECTIONS, region)
 
@@ -99,6 +127,9 @@ _READERS: dict[tuple[str, str], Callable[[ir.Node, _Region], bool]] = {
     ("Transpose", _BATCH_FIRST): lambda node, region: _transpose(node, _TIME_FIRST, region),
     ("Transpose", _TIME_FIRST): lambda node, region: _transpose(node, _BATCH_FIRST, region),
     ("Squeeze", _DIRECTIONS): _squeeze,
+    ("Transpose", _DIRECTIONS): _beside,
+    ("Split", _DIRECTIONS): _halves,
+    **{(op_type, _DIRECTIONS): _merge for op_type in ("ReduceSum", "ReduceMean", "ReduceProd")},
     **{(op_type, _TIME_FIRST): _recurrent for op_type in ("LSTM", "GRU", "RNN")},
     ("GatherND", _BATCH_FIRST): _spread,
 }

@@ -18,6 +18,17 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant, permutation
+from edgeseq.export.streaming.lookahead import (
+    attributes_of,
+    check_turned,
+    declare,
+    directions_of,
+    folded,
+    is_turned,
+    reach,
+    unfolded,
+    weights_of,
+)
 from edgeseq.export.streaming.memory import is_read, scan
 from edgeseq.export.streaming.registry import REARRANGE, Argument, farthest, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
@@ -27,6 +38,10 @@ from edgeseq.export.streaming.windows import aligned, late
 @streams("MaskedLSTM", "MaskedGRU", "MaskedRNN")
 def _masked(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x, mask = _together(step, node, arguments)
+    behind = step.plan.lookahead is not None and x.delay > 0 and not is_read(node.outputs[1:])
+    if is_turned(node, x) or behind:
+        return [both_halves(step, node, x, mask)]
+    x, mask = _on_time(step, x, mask)
     valid = _of_the_sequence(step, mask)
     op_type, units = node.op_type.removeprefix("Masked"), node.attributes.get_int("hidden_size")
     parts = ("h", "c") if op_type == "LSTM" else ("h",)
@@ -47,20 +62,22 @@ def _together(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> tupl
     x, mask = arguments[0], arguments[4]
     if not isinstance(x, Timed) or not isinstance(mask, Timed) or any(isinstance(a, Timed) for a in arguments[1:4]):
         raise refuse(node, "its weights depend on the input, or its mask does not", "make the weights constants")
-    if x.backwards:
-        raise refuse(
-            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
-        )
+    if is_turned(node, x):
+        check_turned(step, node)
     if any(value is not None and not _is_zero(value) for value in node.inputs[5:]):
         raise refuse(node, "it has an initial state", "export without initial_state")
     full = x.offline is TimeAxis.FULL and mask.offline is TimeAxis.FULL
     if x.axes != (1, 0) or mask.axes != (0, 1) or mask.rank != 2 or not full:
         raise refuse(node, "it does not run over the time axis, as its mask does", REARRANGE)
     x, mask = aligned(step, node, [x, mask])
+    _, future = farthest([x, mask])
+    return replace(x, future=future), mask
+
+
+def _on_time(step: StepGraph, x: Timed, mask: Timed) -> tuple[Timed, Timed]:
     # A call has rows from before the sequence, or of it, never both, as for the operator without a mask.
     lag = -x.delay % step.rows_a_granule(x.hop)
-    _, future = farthest([x, mask])
-    return replace(late(step, x, lag), future=future), late(step, mask, lag)
+    return late(step, x, lag), late(step, mask, lag)
 
 
 def _is_zero(value: ir.Value) -> bool:
@@ -105,6 +122,81 @@ def _compact(
         some = step.once(("some", valid), lambda: _some(step, count))
         last.append(step.op("Where", some, step.op("Squeeze", after, lead), state))
     return [_swapped(step, held)], last
+
+
+def both_halves(step: StepGraph, node: ir.Node, x: Timed, mask: Timed) -> Timed:
+    """Y (T, D, B, U) of a node that runs backwards, or both ways, in blocks; at a masked step it holds anything.
+
+    Rows outside the sequence are masked, too. Blocks and windows are cut from the rows as they are, and only then are
+    the valid ones moved to the front: a masked step is no step of the lookahead's.
+    """
+    promise = step.plan.lookahead
+    assert promise is not None
+    sides = directions_of(node, x)
+    delay = declare(step, node, x) if any(sides) else x.delay
+    ahead = delay - x.delay
+    kind, units = node.op_type.removeprefix("Masked").lower(), node.attributes.get_int("hidden_size")
+    rows = step.with_history(x, ahead, what=kind) if ahead else x.value
+    valid = _all_valid(step, mask, ahead)
+    final = replace(x, value=step.slice(rows, 0, 0, -ahead) if ahead else rows)
+    halves = []
+    for index, backward in enumerate(sides):
+        one = ir.node(node.op_type, [], attributes=attributes_of(node, index, "reverse" if backward else "forward"))
+        weights = weights_of(step, node, index)
+        if backward:
+            halves.append(_blocks(step, one, x, [rows, valid, *weights]))
+        else:
+            now = step.once(("final", valid), lambda: step.slice(valid, 1, 0, -ahead)) if ahead else valid
+            states = [step.state(f"{kind}_{part}", (units,)) for part in (("h", "c") if kind == "lstm" else ("h",))]
+            (y,), last = _compact(step, one, final, [now, *weights], states)
+            for state, after in zip(states, last, strict=True):
+                step.carry(state, after)
+            halves.append(step.op("Unsqueeze", y, step.constant([1])))
+    y = halves[0] if len(halves) == 1 else step.op("Concat", *halves, axis=1)
+    future = reach(step, x) if any(sides) else x.future
+    return replace(x, value=y, batch=2, delay=delay, past=None, future=future, blank=False)
+
+
+def _all_valid(step: StepGraph, mask: Timed, ahead: int) -> ir.Value:
+    """(B, ahead + T): the mask of the last rows and of this call's, False outside the sequence."""
+
+    def write() -> ir.Value:
+        known = mask.value
+        if ahead:
+            ones = step.once(("as float", mask.value), lambda: step.op("Cast", mask.value, to=ir.DataType.FLOAT))
+            step.copies_sizes(mask.value, ones)
+            history = step.with_history(replace(mask, value=ones), ahead, what="mask")
+            known = step.op("Cast", history, to=ir.DataType.BOOL)
+        inside = step.inside(mask.hop, mask.rows, mask.delay + ahead)
+        return step.op("And", known, step.slice(inside, 1, 0, -mask.delay) if mask.delay else inside)
+
+    return step.once(("all valid", mask.value, ahead), write)
+
+
+def _blocks(step: StepGraph, node: ir.Node, x: Timed, given: Sequence[ir.Value | None]) -> ir.Value:
+    """Y (T, 1, B, U) of the backward half: each block's window by itself, its valid rows moved to the front."""
+    rows, valid, *weights = given
+    promise = step.plan.lookahead
+    assert promise is not None
+    assert rows is not None
+    assert valid is not None
+    units = node.attributes.get_int("hidden_size")
+
+    def fold() -> ir.Value:
+        ones = step.op("Transpose", step.op("Cast", valid, to=ir.DataType.INT32), perm=[1, 0])
+        return step.op("Transpose", folded(step, x, ones, ()), perm=[1, 0])
+
+    ones = step.once(("folded", valid), fold)  # (N · B, window)
+    order = step.once(("order of blocks", valid), lambda: _order(step, ones))
+    count = step.op("Max", step.op("ReduceSum", ones, step.constant([1]), keepdims=0), step.scalar(1, np.int32))
+    windows = _swapped(step, folded(step, x, rows, step.sizes(x)))
+    front = _swapped(step, step.op("GatherND", windows, order, batch_dims=1))
+    (y,) = step.ops(node.op_type.removeprefix("Masked"), 1, front, *weights, count, **node.attributes)
+    # The number of valid rows before it is where a valid row stands.
+    before = step.op("Sub", _place(step, ones), step.op("Cast", step.op("Unsqueeze", ones, step.constant([2])), to=7))
+    place = step.slice(before, 1, 0, promise.chunk)
+    kept = step.op("GatherND", _swapped(step, step.op("Squeeze", y, step.constant([1]))), place, batch_dims=1)
+    return unfolded(step, x, kept, units)
 
 
 def _order(step: StepGraph, ones: ir.Value) -> ir.Value:

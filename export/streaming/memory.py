@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant
 from edgeseq.export.streaming.held import initial_states, started_from
+from edgeseq.export.streaming.lookahead import both_halves, check_turned, is_turned
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.streaming.turning import batch_first, turned
@@ -26,17 +27,20 @@ _LOWEST = float(np.finfo(np.float32).min)
 @streams("LSTM", "GRU", "RNN")
 def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x = first(node, arguments[:5])
-    if node.attributes.get_string("direction", "forward") != "forward" or x.backwards:
-        raise refuse(
-            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
-        )
+    if is_turned(node, x):
+        check_turned(step, node)
     if len(arguments) > 4 and arguments[4] is not None:
         raise refuse(node, "it has a mask", "export without mask_zero and Masking")
     if any(isinstance(a, ir.Value) and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
         raise refuse(node, "it has an initial state", "export without initial_state")
     given = initial_states(node, arguments[5:], x)
+    if given and is_turned(node, x):
+        raise refuse(node, "it runs backwards and has an initial state", "export without initial_state")
     if x.axes != (1, 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it does not run over the time axis", REARRANGE)
+    bounded = step.plan.lookahead is not None and x.delay and not given and not is_read(node.outputs[1:])
+    if is_turned(node, x) or bounded:
+        return [both_halves(step, node, x)]
     # A call has rows from before the sequence, or of it, never both: those before leave the state as it is.
     x = late(step, x, max([0, *(state.delay - x.delay for state in given)]))
     x = late(step, x, -x.delay % step.rows_a_granule(x.hop))

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.errors import NotStreamableError
+from edgeseq.lookahead import LookaheadLayer
 from edgeseq.model_file import DTypeName, StateSpec
 
 DTYPES: dict[DTypeName, ir.DataType] = {
@@ -126,6 +127,14 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class BlockSizes:
+    """Of recurrent layers that run backwards: rows released at a time, and rows behind them that are seen."""
+
+    chunk: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What must be known of the whole graph before it is written, found by walking it once.
 
@@ -133,7 +142,8 @@ class Plan:
     sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
     ``histories``: of each tensor of which rows are kept, what for, and how many at most. ``pooling_window``: how many
     rows a pool over time sees, all if None. ``length_modulo``: every sequence has ``remainder`` samples modulo
-    ``modulus``, or any number if None.
+    ``modulus``, or any number if None. ``lookahead``: how recurrent layers that run backwards are approximated, refused
+    if None.
     """
 
     granule: int = 1
@@ -142,6 +152,7 @@ class Plan:
     histories: Histories = field(default_factory=dict)
     pooling_window: int | None = None
     length_modulo: tuple[int, int] | None = None
+    lookahead: BlockSizes | None = None
 
 
 @dataclass
@@ -159,6 +170,7 @@ class StepGraph:
     histories: Histories = field(default_factory=dict)
     cuts: set[int] = field(default_factory=set)
     windowed: bool = False
+    lookahead_layers: list[LookaheadLayer] = field(default_factory=list)
     end: ir.Value | None = None
     _once: dict[Any, Any] = field(default_factory=dict)
 
@@ -320,7 +332,7 @@ class StepGraph:
         depth = max(self.plan.depths.get(key, 0), x.delay)
         once = ("valid", key, layout, depth)
         if once not in self._once:
-            inside = self._inside(x.hop, x.rows, depth)
+            inside = self.inside(x.hop, x.rows, depth)
             inside = self.op("Transpose", inside, perm=[1, 0]) if x.batch > x.axis else inside
             others = [axis for axis in range(layout[-1]) if axis not in x.axes]
             self._once[once] = self.op("Unsqueeze", inside, self.constant(others))
@@ -341,21 +353,21 @@ class StepGraph:
             self.copies_sizes(x.value, self._once[once])
         return self._once[once]  # type: ignore[no-any-return]
 
-    def _inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
+    def inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
         """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
         once = ("inside", hop, rows, depth)
         if once not in self._once:
-            reach = self.op("Range", self.scalar(-depth), self._count(hop), self.scalar(1))
+            reach = self.op("Range", self.scalar(-depth), self.count(hop), self.scalar(1))
             numbers = self.op("Add", self.base(hop), reach)
             started = self.op("GreaterOrEqual", numbers, self.scalar(0))
-            self._once[once] = self.op("And", started, self.op("Less", numbers, self._ends(rows)))
+            self._once[once] = self.op("And", started, self.op("Less", numbers, self.ends(rows)))
         return self._once[once]  # type: ignore[no-any-return]
 
     def numbers(self, hop: Fraction) -> ir.Value:
         """(B, this chunk's rows): the number of each row."""
         once = ("numbers", hop)
         if once not in self._once:
-            reach = self.op("Range", self.scalar(0), self._count(hop), self.scalar(1))
+            reach = self.op("Range", self.scalar(0), self.count(hop), self.scalar(1))
             self._once[once] = self.op("Add", self.base(hop), reach)
         return self._once[once]  # type: ignore[no-any-return]
 
@@ -363,7 +375,7 @@ class StepGraph:
         """(B, 1): the number of this chunk's first row."""
         return self._per_hop("base", self.position(), hop)
 
-    def _count(self, hop: Fraction) -> ir.Value:
+    def count(self, hop: Fraction) -> ir.Value:
         """How many rows this chunk has, a scalar."""
         if "samples" not in self._once:
             self._once["samples"] = self.op("Gather", self.op("Shape", self.sample), self.scalar(1), axis=0)
@@ -373,7 +385,7 @@ class StepGraph:
         """(B, 1): the number of the next chunk's first row."""
         once = ("next", hop)
         if once not in self._once:
-            self._once[once] = self.op("Add", self.base(hop), self._count(hop))
+            self._once[once] = self.op("Add", self.base(hop), self.count(hop))
         return self._once[once]  # type: ignore[no-any-return]
 
     def _per_hop(self, what: str, samples: ir.Value, hop: Fraction) -> ir.Value:
@@ -391,7 +403,7 @@ class StepGraph:
             self.carry(position, self.next_base(Fraction(1)))
         return self._once["position"]  # type: ignore[no-any-return]
 
-    def _ends(self, rows: Rows) -> ir.Value:
+    def ends(self, rows: Rows) -> ir.Value:
         """(B, 1): how many rows the sequence has."""
         once = ("ends", rows)
         if once not in self._once:
@@ -400,7 +412,7 @@ class StepGraph:
                 self._once[once] = self.op("Unsqueeze", self.end, self.constant([1]))
             else:
                 *before, (multiply, add, divide) = rows
-                n = self._ends(tuple(before))
+                n = self.ends(tuple(before))
                 for op_type, operand, neutral in (("Mul", multiply, 1), ("Add", add, 0), ("Div", divide, 1)):
                     n = n if operand == neutral else self.op(op_type, n, self.scalar(operand))
                 self._once[once] = self.op("Max", n, self.scalar(0))

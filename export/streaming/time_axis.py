@@ -142,6 +142,17 @@ def described(found: Sequence[Reading]) -> str:
 
 
 def arranged(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int] | None = None) -> ir.Model:
+    """A copy of the offline graph whose inputs are (batch, time, rest), in the words of the streaming rules.
+
+    What only the rules know of stands in it for masks; ``cleaned`` is the graph before, which ONNX Runtime runs.
+    """
+    model = cleaned(offline, reading, length_modulo)
+    mark_filled(model)
+    hold_masked_steps(model)
+    return model
+
+
+def cleaned(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int] | None = None) -> ir.Model:
     """A copy of the offline graph whose inputs are (batch, time, rest), cleaned up, with its sizes settled.
 
     Names and sizes of tensors inside the graph, and of its outputs, are derived anew: those in the file may be wrong.
@@ -170,8 +181,6 @@ def arranged(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int]
         passes.NameFixPass()(model)
         settle_sizes(model, length_modulo)
     clean_up(model)
-    mark_filled(model)
-    hold_masked_steps(model)
     return model
 
 
