@@ -149,6 +149,8 @@ def streamify(
     rate_hz: float | None = None,
     vocabulary: int | None = None,
     pooling_window: int | None = None,
+    lookahead: int | None = None,
+    chunk: int = 1,
 ) -> None:
     """Derive the step graph of any offline ONNX file, hold it to its contract, and write it to OUT.
 
@@ -165,6 +167,8 @@ def streamify(
         rate_hz: samples per second of the data that the model was trained on.
         vocabulary: of a model of tokens, how many there are, where the graph does not tell.
         pooling_window: pool over the last so many rows of features alone: another model than the offline one.
+        lookahead: let layers that run backwards see so many later steps: an approximation of the offline model.
+        chunk: with --lookahead, how many steps are released at a time; more cost less, and come later.
     """
     with _needs("train"):
         from edgeseq.export.stream_file import streamify as streamify_file
@@ -178,6 +182,8 @@ def streamify(
         rate_hz=rate_hz,
         vocabulary=vocabulary,
         pooling_window=pooling_window,
+        lookahead=lookahead,
+        chunk=chunk,
     )
     rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)"}
     for port in report.description.outputs:
@@ -251,7 +257,13 @@ def inspect(
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
         rows["fast form"] = "yes" if d.fast is not None else f"none: {d.not_fast or 'the file is older than it'}"
     if d.offline is not None:
-        rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+        what = "equals" if d.lookahead is None else "approximates"
+        rows[what] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+    if d.lookahead is not None:
+        bounded, n_layers = d.lookahead, len(d.lookahead.layers)
+        rows["bounded lookahead"] = (
+            f"{bounded.steps} steps in each layer that runs backwards ({n_layers}), released {bounded.chunk} at a time"
+        )
     if d.kind == "stream":
         metadata = open_model(model, "stream").ort_session.get_modelmeta().custom_metadata_map
         rows["certificate"] = _certificate_row(metadata, d.graph_sha256)

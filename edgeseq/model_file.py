@@ -20,13 +20,14 @@ from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
 from edgeseq.fast_form import FastForm, check_fast_form, read_fast_form
+from edgeseq.lookahead import Lookahead, check_lookahead, read_lookahead
 from edgeseq.protobuf import fields
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 METADATA_KEY = "edgeseq"
 
 Kind = Literal["offline", "stream"]
-Law = Literal["equal", "prefix", "window"]
+Law = Literal["equal", "prefix", "window", "lookahead"]
 DTypeName = Literal["float32", "float64", "int32", "int64"]
 
 NEVER = 2**40
@@ -44,9 +45,10 @@ class Timing:
     first ``delay`` rows of the step graph belong to no sample and are dropped. ``lookahead`` is how many samples after
     its own a row comes at the latest. ``receptive_field`` is (past, future) in samples beside a row's own; None means
     unbounded. ``law`` is "equal" when row j equals the offline model's row j, and "prefix" when it equals the offline
-    model's output on the samples that it has seen. ``rows`` says how many rows n samples have: for each (multiply, add,
-    divide) in turn, n becomes max(0, (n · multiply + add) // divide). The offline model is defined from ``shortest``
-    samples on: of fewer, some window inside it fits nowhere.
+    model's output on the samples that it has seen; "lookahead" is an approximation, which ``Lookahead`` defines.
+    ``rows`` says how many rows n samples have: for each (multiply, add, divide) in turn, n becomes max(0, (n · multiply
+    + add) // divide). The offline model is defined from ``shortest`` samples on: of fewer, some window inside it fits
+    nowhere.
     """
 
     receptive_field: tuple[int | None, int | None]
@@ -56,6 +58,11 @@ class Timing:
     delay: int = 0
     rows: tuple[tuple[int, int, int], ...] = ()
     shortest: int = 1
+
+    @property
+    def by_row(self) -> bool:
+        """Whether row j is held to row j of the offline model, rather than to its one value for the sequence."""
+        return self.law in ("equal", "lookahead")
 
     def count_rows(self, n_samples: int) -> int:
         """How many rows the offline model has for so many samples.
@@ -133,8 +140,9 @@ class Description:
     Of a stream: every call takes a multiple of ``granule`` samples, the first ``phase`` of a stream being zeros that
     belong to no sample; a call does not reach across one of the positions ``cuts``, in samples from the start, those
     zeros included; and the input ``end`` takes, for each sequence, how many samples it has (``NEVER`` until that is
-    known). ``fast`` is its fast form, ``not_fast`` the reason why there is none. ``provenance`` names what the file was
-    made from and with.
+    known). ``lookahead`` says how its layers that run backwards are approximated, None for a stream that equals the
+    offline model. ``fast`` is its fast form, ``not_fast`` the reason why there is none. ``provenance`` names what the
+    file was made from and with.
 
     Example:
         >>> d = Description(kind="offline", name="m", inputs=(Port("x", "float32", (6,)),),
@@ -157,6 +165,7 @@ class Description:
     offline: OfflineReference | None = None
     fast: FastForm | None = None
     not_fast: str | None = None
+    lookahead: Lookahead | None = None
     graph_sha256: str = ""
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -227,10 +236,15 @@ def _from_format_2(old: dict[str, Any]) -> dict[str, Any]:
     """Format 2 had no fast form, and did not say where the offline model has batch and time: first and second."""
     origin = old.get("offline")
     axes = {"offline": {**origin, "axes": {}}} if isinstance(origin, dict) else {}
-    return {**old, **axes, "fast": None, "not_fast": None, "format_version": FORMAT_VERSION}
+    return _from_format_3({**old, **axes, "fast": None, "not_fast": None})
 
 
-_OLDER = {1: _from_format_1, 2: _from_format_2}
+def _from_format_3(old: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 had no bounded lookahead."""
+    return {**old, "lookahead": None, "format_version": FORMAT_VERSION}
+
+
+_OLDER = {1: _from_format_1, 2: _from_format_2, 3: _from_format_3}
 
 
 def _damaged(error: Exception) -> ModelFileError:
@@ -252,6 +266,7 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else _offline(offline),
+                "lookahead": None if raw["lookahead"] is None else read_lookahead(raw["lookahead"]),
                 "fast": None if raw["fast"] is None else read_fast_form(raw["fast"]),
             }
         )
@@ -292,6 +307,8 @@ def _check(d: Description) -> None:
     expect("phase", "phase >= 0", d.phase, right=_is_count(d.phase))
     expect("cuts", "positions", d.cuts, right=all(_is_count(n) for n in d.cuts))
     expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
+    if d.lookahead is not None:
+        check_lookahead(d.lookahead, expect)
     if d.fast is not None:
         check_fast_form(d.fast, {state.input: state for state in d.state}, expect)
     if d.offline is not None:

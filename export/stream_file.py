@@ -59,6 +59,8 @@ def streamify(
     check_inputs: Sequence[CheckInput] = (),
     pooling_window: int | None = None,
     length_modulo: tuple[int, int] | None = None,
+    lookahead: int | None = None,
+    chunk: int = 1,
 ) -> StreamReport:
     """Derive the step graph of an offline ONNX file, ours or another exporter's, and write it as a stream file.
 
@@ -77,6 +79,9 @@ def streamify(
         check_inputs: sequences (T, C) of your own data, verified beside random ones.
         pooling_window: pool over the last so many rows of features alone: another model than the offline one.
         length_modulo: (modulus, remainder) of the length of every sequence, a promise that nothing checks.
+        lookahead: of a model with recurrent layers that run backwards: how many later steps each of them sees at
+            least. An approximation of the offline model, which docs/lookahead.md defines.
+        chunk: with ``lookahead``: so many steps are released at a time.
 
     Raises:
         NotStreamableError: the graph has no exact step graph; the message names the node, the reason and a way out.
@@ -90,6 +95,11 @@ def streamify(
         ...     report = streamify("tests/data/tiny.onnx", f"{folder}/tiny.stream.onnx")
         ...     report.description.name, report.description.output.names, report.contract.worst < 1e-5
         ('tiny', ('rest', 'move'), True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = f"{folder}/both_ways.stream.onnx"
+        ...     report = streamify("tests/data/tiny_bilstm.onnx", out, lookahead=16, chunk=8)
+        ...     report.description.output.timing.lookahead, report.description.output.timing.law
+        (23, 'lookahead')
     """
     start = perf_counter()
     source, target = Path(path_in), Path(path_out)
@@ -98,7 +108,7 @@ def streamify(
     model = ir.load(source)
     described = model.metadata_props.get(METADATA_KEY)
     ir.external_data.load_to_model(model)
-    options = Options(pooling_window, length_modulo)
+    options = Options(pooling_window, length_modulo, lookahead, chunk)
     axis = 1 if time_axis is None and described is not None else time_axis
     step = with_fast_form(_derive(model, source, axis, options))
     stem = target.name.removesuffix(".onnx").removesuffix(".stream")
@@ -116,7 +126,14 @@ def streamify(
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / target.name
         description = write_stream(made, step.model, description)
-        contract = verify(made, source, vocabulary=vocabulary, check_inputs=check_inputs, **asdict(options))
+        contract = verify(
+            made,
+            source,
+            vocabulary=vocabulary,
+            check_inputs=check_inputs,
+            pooling_window=pooling_window,
+            length_modulo=length_modulo,
+        )
         replace_file(target, made.read_bytes())
     return StreamReport(
         stream=target,

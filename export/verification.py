@@ -192,7 +192,7 @@ def _streamed(model: runtime.Model, inputs: Inputs, rng: np.random.Generator) ->
 def _places(port: Port, n_samples: int) -> Array | None:
     """The rows to compare: all (None), or, behind a pool over time, some that equal the offline file on prefixes."""
     timing = port.timing
-    if timing is None or timing.law == "equal":
+    if timing is None or timing.by_row:
         return None
     if timing.lookahead == 0 and not timing.rows:  # a row for each sample, at once
         return np.unique(np.linspace(0, n_samples - 1, _PREFIXES).astype(int))

@@ -148,12 +148,26 @@ class Model:
         return stream
 
     def explain(self) -> str:
-        """Which form of the model runs, and why.
+        """Which form of the model runs, and why; and what it approximates, if it does.
 
         Example:
             >>> print(load("tests/data/tiny.stream.onnx").explain())
             single steps run on the fast form: 4 ring buffers hold the state; chunks run on the step graph
         """
+        return "\n".join(filter(None, (self._explain_form(), self._explain_lookahead())))
+
+    def _explain_lookahead(self) -> str:
+        bounded = self._description.lookahead
+        if bounded is None:
+            return ""
+        n_layers = len(bounded.layers)
+        layers = "1 layer that runs" if n_layers == 1 else f"{n_layers} layers that run"
+        return (
+            f"an approximation of the offline model: {layers} backwards, in blocks of {bounded.chunk} steps, seeing "
+            f"{bounded.steps} steps behind them; outputs come up to {self.lookahead} samples after their own"
+        )
+
+    def _explain_form(self) -> str:
         if self._fast is None:
             return f"everything runs on the step graph: {self._not_fast or 'the file holds no fast form'}"
         form = self._fast.form

@@ -130,7 +130,7 @@ def prefix(pair: Pair) -> Seen:
     worst, count, last_only = 0.0, 0, []
     case = pair.full
     for i, (port, timing) in enumerate(zip(pair.description.outputs, pair.timings, strict=True)):
-        if timing.law == "equal":
+        if timing.by_row:
             continue
         if timing.law == "window":
             last_only.append(

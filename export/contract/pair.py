@@ -66,6 +66,7 @@ class Pair:
         self, path: Path, offline: OfflineFunction, vocabulary: int, own: Sequence[Any], options: Options = NO_OPTIONS
     ) -> None:
         self.path, self.offline, self.vocabulary, self.options = path, offline, vocabulary, options
+        self.whole = offline  # the offline model itself, where ``offline`` is a reference that sees less of the future
         self.model = runtime.load(path)
         self.description: Description
         source = open_model(path, "stream")
@@ -159,7 +160,7 @@ class Pair:
                     raise
                 self.notes.append(f"not compared at {n} samples, since the offline model cannot run them: {error}")
                 return None
-        n_rows = [timing.count_rows(n) if timing.law == "equal" else 1 for timing in self.timings]
+        n_rows = [timing.count_rows(n) if timing.by_row else 1 for timing in self.timings]
         return None if any(n_rows) else [np.zeros((0, *p.shape), p.dtype) for p in self.description.outputs]
 
     def _tolerances(self, inputs: Inputs, expected: list[Array] | None) -> list[Array]:
@@ -190,10 +191,10 @@ class Pair:
             if len(got[i]) != n_rows:
                 raise VerificationError(f"{where}: expected {n_rows} rows, got {len(got[i])}")
             if case.expected is not None and self.pools_all(timing, case.n):
-                if n_rows == 0 and timing.law != "equal":
+                if n_rows == 0 and not timing.by_row:
                     raise VerificationError(f"{where}: the offline model has an output, the stream has no row")
-                rows = got[i] if timing.law == "equal" else got[i][-1]
-                at = where if timing.law == "equal" else f"{where}, the last row"
+                rows = got[i] if timing.by_row else got[i][-1]
+                at = where if timing.by_row else f"{where}, the last row"
                 worst = max(worst, self.differs(i, case, case.expected[i], rows, at))
         return worst
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming.lookahead import both_halves, runs_backwards
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.streaming.windows import late
@@ -24,9 +25,13 @@ _LOWEST = float(np.finfo(np.float32).min)
 @streams("LSTM", "GRU", "RNN")
 def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x = first(node, arguments)
-    if node.attributes.get_string("direction", "forward") != "forward" or x.backwards:
+    backwards = runs_backwards(node, x)
+    if backwards and step.plan.lookahead is None:
         raise refuse(
-            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
+            node,
+            "its backward half starts at the end of the sequence",
+            "give streamify(..., lookahead=N_r, chunk=N_c) on the offline file, an approximation with a bounded delay "
+            "(docs/lookahead.md), train a causal model, or run offline",
         )
     if len(arguments) > 4 and arguments[4] is not None:
         raise refuse(node, "it has a mask", "export without mask_zero and Masking")
@@ -34,6 +39,14 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
         raise refuse(node, "it has an initial state", "export without initial_state")
     if x.axes != (1, 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it does not run over the time axis", REARRANGE)
+    if backwards and _is_read(node.outputs[1:]):
+        raise refuse(
+            node,
+            "the last state of its backward half is that at the first step, after all the others",
+            "use its outputs at every step (return_sequences=True)",
+        )
+    if backwards or (step.plan.lookahead is not None and x.delay and not _is_read(node.outputs[1:])):
+        return [both_halves(step, node, x)]
     # A call has rows from before the sequence, or of it, never both: those before leave the state as it is.
     x = late(step, x, -x.delay % step.rows_a_granule(x.hop))
     kind = node.op_type.lower()

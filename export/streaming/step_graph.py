@@ -8,7 +8,7 @@ its successor is set once, and both have a leading batch axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.errors import NotStreamableError
+from edgeseq.lookahead import LookaheadLayer
 from edgeseq.model_file import DTypeName, StateSpec
 
 DTYPES: dict[DTypeName, ir.DataType] = {
@@ -115,6 +116,14 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class BlockSizes:
+    """Of recurrent layers that run backwards: rows released at a time, and rows behind them that are seen."""
+
+    chunk: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What must be known of the whole graph before it is written, found by walking it once.
 
@@ -122,7 +131,8 @@ class Plan:
     sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
     ``histories``: of each tensor of which rows are kept, what for, and how many at most. ``pooling_window``: how many
     rows a pool over time sees, all if None. ``length_modulo``: every sequence has ``remainder`` samples modulo
-    ``modulus``, or any number if None.
+    ``modulus``, or any number if None. ``lookahead``: how recurrent layers that run backwards are approximated, refused
+    if None.
     """
 
     granule: int = 1
@@ -131,6 +141,7 @@ class Plan:
     histories: Histories = field(default_factory=dict)
     pooling_window: int | None = None
     length_modulo: tuple[int, int] | None = None
+    lookahead: BlockSizes | None = None
 
 
 @dataclass
@@ -148,6 +159,7 @@ class StepGraph:
     histories: Histories = field(default_factory=dict)
     cuts: set[int] = field(default_factory=set)
     windowed: bool = False
+    lookahead_layers: list[LookaheadLayer] = field(default_factory=list)
     end: ir.Value | None = None
     _once: dict[Any, Any] = field(default_factory=dict)
 
@@ -161,6 +173,12 @@ class StepGraph:
         node = ir.node(op_type, list(inputs), attributes=given, num_outputs=n_outputs)
         self.nodes.append(node)
         return node.outputs
+
+    def once(self, key: Any, write: Callable[[], ir.Value]) -> ir.Value:
+        """What ``write`` adds, added when it is first asked for."""
+        if key not in self._once:
+            self._once[key] = write()
+        return self._once[key]  # type: ignore[no-any-return]
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], **changed: Any) -> Sequence[ir.Value]:
         """Add a node like one of the offline graph, on other inputs and with some attributes changed."""
@@ -314,17 +332,17 @@ class StepGraph:
         """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
         once = ("inside", hop, rows, depth)
         if once not in self._once:
-            reach = self.op("Range", self.scalar(-depth), self._count(hop), self.scalar(1))
+            reach = self.op("Range", self.scalar(-depth), self.count(hop), self.scalar(1))
             numbers = self.op("Add", self.base(hop), reach)
             started = self.op("GreaterOrEqual", numbers, self.scalar(0))
-            self._once[once] = self.op("And", started, self.op("Less", numbers, self._ends(rows)))
+            self._once[once] = self.op("And", started, self.op("Less", numbers, self.ends(rows)))
         return self._once[once]  # type: ignore[no-any-return]
 
     def base(self, hop: Fraction) -> ir.Value:
         """(B, 1): the number of this chunk's first row."""
         return self._per_hop("base", self.position(), hop)
 
-    def _count(self, hop: Fraction) -> ir.Value:
+    def count(self, hop: Fraction) -> ir.Value:
         """How many rows this chunk has, a scalar."""
         if "samples" not in self._once:
             self._once["samples"] = self.op("Gather", self.op("Shape", self.sample), self.scalar(1), axis=0)
@@ -334,7 +352,7 @@ class StepGraph:
         """(B, 1): the number of the next chunk's first row."""
         once = ("next", hop)
         if once not in self._once:
-            self._once[once] = self.op("Add", self.base(hop), self._count(hop))
+            self._once[once] = self.op("Add", self.base(hop), self.count(hop))
         return self._once[once]  # type: ignore[no-any-return]
 
     def _per_hop(self, what: str, samples: ir.Value, hop: Fraction) -> ir.Value:
@@ -352,7 +370,7 @@ class StepGraph:
             self.carry(position, self.next_base(Fraction(1)))
         return self._once["position"]  # type: ignore[no-any-return]
 
-    def _ends(self, rows: Rows) -> ir.Value:
+    def ends(self, rows: Rows) -> ir.Value:
         """(B, 1): how many rows the sequence has."""
         once = ("ends", rows)
         if once not in self._once:
@@ -361,7 +379,7 @@ class StepGraph:
                 self._once[once] = self.op("Unsqueeze", self.end, self.constant([1]))
             else:
                 *before, (multiply, add, divide) = rows
-                n = self._ends(tuple(before))
+                n = self.ends(tuple(before))
                 for op_type, operand, neutral in (("Mul", multiply, 1), ("Add", add, 0), ("Div", divide, 1)):
                     n = n if operand == neutral else self.op(op_type, n, self.scalar(operand))
                 self._once[once] = self.op("Max", n, self.scalar(0))

@@ -102,6 +102,24 @@ def test_inspect_of_a_stream_names_what_it_equals_and_is_made_with(capsys: pytes
     assert "fast form none: the file is older than it" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_bounded_lookahead_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, offline = tmp_path / "both.stream.onnx", "tests/data/tiny_bilstm.onnx"
+    assert "give streamify(..., lookahead=N_r, chunk=N_c)" in str(run("streamify", offline, "-o", out))
+    assert not run("streamify", offline, "-o", out, "--lookahead", "5", "--chunk", "3")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "lookahead 7 samples" in printed
+    assert "clause approximation the offline model's rows on sequences of 1, 2, 4, 5 samples" in printed
+    assert not run("inspect", out)
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("approximates tiny_bilstm.onnx (", "law lookahead", "5 steps in each layer that runs backwards (1)"):
+        assert part in printed
+    assert not run("verify", out, offline)
+    explained = load(out).explain()
+    assert explained.endswith(
+        "in blocks of 3 steps, seeing 5 steps behind them; outputs come up to 7 samples after their own"
+    )
+
+
 def test_inspect_of_an_offline_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert not run("inspect", "tests/data/tiny.onnx")
     assert "offline" in capsys.readouterr().out

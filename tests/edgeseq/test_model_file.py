@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseq.errors import ModelFileError
+from edgeseq.lookahead import Lookahead, LookaheadLayer
 from edgeseq.model_file import FORMAT_VERSION, Description, OfflineReference, Port, StateSpec, Timing, graph_sha256
 
 TINY = Path("tests/data/tiny.stream.onnx").read_bytes()
@@ -23,7 +24,7 @@ shapes = st.lists(st.integers(0, 99), max_size=3).map(tuple)
 timings = st.builds(
     Timing,
     receptive_field=st.tuples(st.none() | st.integers(0, 999), st.none() | st.integers(0, 999)),
-    law=st.sampled_from(["equal", "prefix"]),
+    law=st.sampled_from(["equal", "prefix", "window", "lookahead"]),
     lookahead=st.integers(0, 99),
     hop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     delay=st.integers(0, 99),
@@ -51,6 +52,9 @@ states = st.builds(
     shapes,
     st.floats(allow_nan=False, allow_infinity=False),
 )
+layers = st.lists(
+    st.builds(LookaheadLayer, st.text(max_size=8), st.integers(0, 99), st.booleans()), min_size=1, max_size=3
+).map(tuple)
 descriptions = st.builds(
     Description,
     kind=st.sampled_from(["offline", "stream"]),
@@ -65,6 +69,7 @@ descriptions = st.builds(
     provenance=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     rate_hz=st.none() | st.floats(0.1, 1e6),
     offline=st.none() | st.builds(OfflineReference, st.text(max_size=8), st.text(max_size=8), st.just({})),
+    lookahead=st.none() | st.builds(Lookahead, st.integers(0, 99), st.integers(1, 99), layers),
     graph_sha256=st.text(max_size=64),
 )
 EXAMPLE = Description(
@@ -80,6 +85,8 @@ BUFFER = {
     "reads": [{"slots": "slots_4", "taps_each": 1, "taps": [[0, 1]]}],
 }
 WRONG_READ = {"slots": "slots_4", "taps_each": 1, "taps": [[0, 9]]}
+LAYER = {"node": "a", "delay": 0, "reversed_input": False}
+LOOKAHEAD = {"steps": 3, "chunk": 2, "layers": [LAYER]}
 RING_STATE = {"input": "s", "output": "t", "dtype": "float32", "shape": [4, 2], "initial": 0.0}
 
 PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None, "timing": None}
@@ -114,7 +121,7 @@ def test_round_trip(description: Description) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 3; export the model again"),
+        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 4; export the model again"),
         ({"format_version": None}, "model file of format None"),
         ({"kind": "other"}, "kind: expected one of"),
         ({"granule": 0}, "expected granule >= 1"),
@@ -161,12 +168,26 @@ def test_round_trip(description: Description) -> None:
             "fast: ring: expected rows of",
         ),
         ({"fast": {"function": "f"}}, "the file is damaged"),
+        ({"lookahead": {**LOOKAHEAD, "chunk": 0}}, "lookahead: expected steps >= 0 and chunk >= 1"),
+        ({"lookahead": {**LOOKAHEAD, "steps": -1}}, "lookahead: expected steps >= 0 and chunk >= 1"),
+        ({"lookahead": {**LOOKAHEAD, "layers": []}}, "lookahead: expected one layer at least"),
+        ({"lookahead": {**LOOKAHEAD, "layers": [{**LAYER, "delay": -1}]}}, "lookahead: expected layers of a name"),
+        ({"lookahead": {**LOOKAHEAD, "layers": [{"node": "a"}]}}, "the file is damaged"),
+        ({"lookahead": {"steps": 1}}, "the file is damaged"),
     ],
 )
 def test_a_wrong_description_is_refused(change: dict[str, Any], message: str) -> None:
     text = json.dumps({**json.loads(EXAMPLE.to_json()), **change})
     with pytest.raises(ModelFileError, match=message):
         Description.from_json(text)
+
+
+def test_format_3_is_read_for_ever() -> None:
+    text = onnx.load("tests/data/format3.stream.onnx").metadata_props[0].value
+    raw = json.loads(text)
+    assert (raw["format_version"], "lookahead" in raw) == (3, False)
+    d = Description.from_json(text)
+    assert (d.format_version, d.lookahead, d.fast is None) == (FORMAT_VERSION, None, False)
 
 
 def test_format_2_is_read_for_ever() -> None:
