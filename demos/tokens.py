@@ -138,8 +138,8 @@ def _uses(source: str) -> dict[Place, str]:
 def _used_by(node: ast.AST) -> Iterator[tuple[Place, str]]:
     """Line and column (in bytes) of the names that a node itself holds, and their uses."""
     match node:
-        case ast.Call(func=ast.Name() | ast.Attribute()):
-            yield _last_name(node.func), "call"
+        case ast.Call(func=(ast.Name() | ast.Attribute()) as called):
+            yield _last_name(called), "call"
         case ast.Name(ctx=ast.Load()):
             yield (node.lineno, node.col_offset), "load"
         case ast.Name():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from edgeseq.errors import ConfigError
+from edgeseq.errors import ConfigError, MissingDependencyError
 
 __all__ = ["BudgetCurve", "Row", "Target"]
 
@@ -213,8 +213,12 @@ class BudgetCurve:
             MissingDependencyError: matplotlib is not installed.
             ConfigError: the path ends in something else.
         """
-        from edgeseq.budget_curve.plot import save
-
+        try:
+            from edgeseq.budget_curve.plot import save
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f'a plot needs the package {error.name!r}; install it with pip install "edgeseq[demos]"'
+            ) from error
         save(self, path)
 
     def __str__(self) -> str:
@@ -252,7 +256,7 @@ def _table(curve: BudgetCurve) -> list[str]:
             _time(row.delay_ms if ms else row.delay_samples),
             _time(row.mean_delay_ms if ms else row.mean_delay_samples),
             *([] if row.accuracy is None else [_share(row.accuracy)]),
-            *([] if row.agreement is None else [_share(row.agreement)]),
+            *([] if row.agreement is None else [f"{row.agreement:.4f}"]),
             *(_share(row.max_difference), _share(row.mean_difference)),
             *(_time(row.p50_us), _time(row.p99_us)),
             _time(row.cpu_s_per_hour if ms else row.cpu_us),

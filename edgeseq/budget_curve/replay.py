@@ -10,7 +10,7 @@ turns, so that a busy moment of the machine meets them all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,13 +84,13 @@ def stream_outputs(model: Model, x: Array) -> Array:
     return y
 
 
-def quality(predict: Callable[[int], Array], offline: Sequence[Array], data: Sequences) -> Quality:
-    """Compare the outputs of each sequence, ``predict(i)``, with the offline model's and with the labels."""
+def quality(outputs: Iterable[Array], offline: Sequence[Array], data: Sequences) -> Quality:
+    """Compare the outputs of each sequence with the offline model's and with the labels."""
     n_counted = n_values = n_same = n_right = 0
     largest, total = 0.0, 0.0
-    for number, whole in enumerate(offline):
+    for number, (streamed, whole) in enumerate(zip(outputs, offline, strict=True)):
         counted = data.counted(number)
-        got, wanted = predict(number)[counted], whole[counted]
+        got, wanted = streamed[counted], whole[counted]
         if not len(got):
             continue
         difference = np.abs(got.astype(np.float64) - wanted)
@@ -116,7 +116,8 @@ def delays(model: Model, samples: Array) -> Array:
 
     Shapes: (n,), of rows that came before the end; the samples are repeated until there are some.
     """
-    stream, found = model.stream("budget"), []
+    stream = model.stream("budget")
+    found: list[int] = []
     most = model.lookahead + _LATENESS_ROWS
     for at in range(most):
         came = _count(stream.step(samples[at % len(samples)]))

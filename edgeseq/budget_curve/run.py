@@ -113,14 +113,14 @@ def budget(
     qualities = []
     for way in ways:
         said(f"running {way.name}")
-        qualities.append(quality(lambda i, way=way: stream_outputs(way.model, sequences.inputs[i]), whole, sequences))
+        qualities.append(quality((stream_outputs(way.model, x) for x in sequences.inputs), whole, sequences))
     computes, offline_compute = _timed(ways, OfflineWatch(offline, sequences.inputs), sequences, said)
     samples = np.concatenate(sequences.inputs)
     rows = [
         _row(way, _delay(way.model, samples), seen, compute, rate_hz)
         for way, seen, compute in zip(ways, qualities, computes, strict=True)
     ]
-    seen = quality(lambda i: whole[i], whole, sequences)
+    seen = quality(whole, whole, sequences)
     return BudgetCurve(
         model=os.fspath(model),
         rows=(*rows, _offline_row(sequences, seen, offline_compute, rate_hz)),
@@ -211,7 +211,7 @@ def _causal(path: Path_, offline: Description) -> _Way:
                 f"{other.shape} {list(other.names or ())}, got {own.dtype} {own.shape} {list(own.names or ())}; "
                 "compare models of the same data"
             )
-    return _Way(f"causal: {model.name}", "causal", model, model.lookahead, 1)
+    return _Way(f"causal {model.name}", "causal", model, model.lookahead, 1)
 
 
 def _timed(ways: Sequence[_Way], offline: OfflineWatch, data: Sequences, said: _Said) -> tuple[list[Compute], Compute]:

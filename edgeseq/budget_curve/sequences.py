@@ -60,7 +60,8 @@ class Sequences:
         """Which samples of a sequence count, (T,) bool: those with a label, or all where there are no labels."""
         if self.labels is None:
             return np.ones(len(self.inputs[number]), bool)
-        return self.labels[number] != IGNORED
+        counted: Array = self.labels[number] != IGNORED
+        return counted
 
 
 def as_sequences(
