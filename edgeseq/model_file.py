@@ -23,7 +23,7 @@ from edgeseq.fast_form import FastForm, check_fast_form, read_fast_form
 from edgeseq.lookahead import Lookahead, check_lookahead, read_lookahead
 from edgeseq.protobuf import fields
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 3
 METADATA_KEY = "edgeseq"
 
 Kind = Literal["offline", "stream"]
@@ -188,7 +188,10 @@ class Description:
 
     def to_json(self) -> str:
         """The description as one JSON object with sorted keys, the same text for equal descriptions."""
-        return json.dumps(asdict(self), sort_keys=True)
+        raw = asdict(self)
+        if self.lookahead is None:  # so that readers of before there was one read the file, and refuse it if it has one
+            del raw["lookahead"]
+        return json.dumps(raw, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Description:
@@ -236,15 +239,10 @@ def _from_format_2(old: dict[str, Any]) -> dict[str, Any]:
     """Format 2 had no fast form, and did not say where the offline model has batch and time: first and second."""
     origin = old.get("offline")
     axes = {"offline": {**origin, "axes": {}}} if isinstance(origin, dict) else {}
-    return _from_format_3({**old, **axes, "fast": None, "not_fast": None})
+    return {**old, **axes, "fast": None, "not_fast": None, "format_version": FORMAT_VERSION}
 
 
-def _from_format_3(old: dict[str, Any]) -> dict[str, Any]:
-    """Format 3 had no bounded lookahead."""
-    return {**old, "lookahead": None, "format_version": FORMAT_VERSION}
-
-
-_OLDER = {1: _from_format_1, 2: _from_format_2, 3: _from_format_3}
+_OLDER = {1: _from_format_1, 2: _from_format_2}
 
 
 def _damaged(error: Exception) -> ModelFileError:
@@ -253,6 +251,7 @@ def _damaged(error: Exception) -> ModelFileError:
 
 def _from_dict(raw: dict[str, Any]) -> Description:
     known = {f.name for f in dataclasses.fields(Description)}
+    raw = {"lookahead": None, **raw}
     if set(raw) != known:
         missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
         raise ModelFileError(f"metadata {METADATA_KEY!r}: missing fields {missing}, unknown fields {unknown}")

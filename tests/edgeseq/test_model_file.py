@@ -121,7 +121,7 @@ def test_round_trip(description: Description) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 4; export the model again"),
+        ({"format_version": FORMAT_VERSION + 1}, "this edgeseq reads formats 1 to 3; export the model again"),
         ({"format_version": None}, "model file of format None"),
         ({"kind": "other"}, "kind: expected one of"),
         ({"granule": 0}, "expected granule >= 1"),
@@ -182,12 +182,10 @@ def test_a_wrong_description_is_refused(change: dict[str, Any], message: str) ->
         Description.from_json(text)
 
 
-def test_format_3_is_read_for_ever() -> None:
-    text = onnx.load("tests/data/format3.stream.onnx").metadata_props[0].value
-    raw = json.loads(text)
-    assert (raw["format_version"], "lookahead" in raw) == (3, False)
-    d = Description.from_json(text)
-    assert (d.format_version, d.lookahead, d.fast is None) == (FORMAT_VERSION, None, False)
+def test_a_stream_that_is_no_approximation_does_not_speak_of_one() -> None:
+    assert "lookahead" not in json.loads(EXAMPLE.to_json())
+    bounded = replace(EXAMPLE, lookahead=Lookahead(3, 2, (LookaheadLayer("a", 0),)))
+    assert json.loads(bounded.to_json())["lookahead"] == LOOKAHEAD
 
 
 def test_format_2_is_read_for_ever() -> None:
