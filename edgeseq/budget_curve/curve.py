@@ -7,6 +7,7 @@ and what is written comes from the rows.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -80,7 +81,7 @@ class Target:
             target = cls(metric, float(value))
         except ValueError:
             target = cls("", 0.0)
-        if target.metric not in _HIGHER_IS_BETTER:
+        if target.metric not in _HIGHER_IS_BETTER or not math.isfinite(target.value):
             *first, last = (f"{name}=" for name in _HIGHER_IS_BETTER)
             raise ConfigError(
                 f"target {text!r}: expected {', '.join(first)} or {last} and a number; for example accuracy=0.9"

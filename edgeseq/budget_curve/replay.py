@@ -112,17 +112,21 @@ def quality(outputs: Iterable[Array], offline: Sequence[Array], data: Sequences)
 
 
 def delays(model: Model, samples: Array) -> Array:
-    """How many samples after its own each row comes, one sample being taken at a time; of the first few hundred rows.
+    """How many samples after its own each row comes, one sample being taken at a time; of a few hundred rows.
 
-    Shapes: (n,), of rows that came before the end; the samples are repeated until there are some.
+    The first rows that come are left out, as their block may be cut short by the start of the sequence. Samples are
+    repeated as often as needed.
+
+    Shapes: (n,), of rows that come before the end of the sequence.
     """
     stream = model.stream("budget")
     found: list[int] = []
-    most = model.lookahead + _LATENESS_ROWS
-    for at in range(most):
+    n_first = n_rows = 0
+    for at in range(model.lookahead + _LATENESS_ROWS):
         came = _count(stream.step(samples[at % len(samples)]))
-        found += [at - (len(found) + i) for i in range(came)]
-    return np.array(found)
+        found += range(at - n_rows, at - n_rows - came, -1)
+        n_first, n_rows = n_first or came, n_rows + came
+    return np.array(found[n_first:])
 
 
 def _count(rows: Array | None) -> int:
@@ -131,18 +135,19 @@ def _count(rows: Array | None) -> int:
 
 
 class StreamWatch:
-    """Times a stream's steps over an endless repetition of the data, in whole blocks of ``chunk`` samples.
+    """Times a stream's steps over an endless repetition of the data, in whole blocks.
 
-    One call of a block does its work, and the others wait for it, so the time of a sample is that of its block divided
-    by its samples. The first block is not timed, and neither are those before the first row.
+    A block is what one call of the graph takes: one step of it does its work, and the others only keep their samples.
+    So the time of a sample is that of its block divided by its samples. The first blocks, until rows come, are not
+    timed.
     """
 
-    def __init__(self, model: Model, samples: Array, chunk: int) -> None:
+    def __init__(self, model: Model, samples: Array) -> None:
         self._stream: Stream = model.stream("budget")
-        self._samples, self._at, self._chunk = samples, 0, chunk
+        self._samples, self._at, self._chunk = samples, 0, model.description.granule
         self._block_ns: list[int] = []
         self._cpu_ns = 0
-        for _ in range(model.lookahead // chunk + 2):
+        for _ in range(model.lookahead // self._chunk + 2):
             self._block()
 
     def turn(self, n_samples: int) -> None:

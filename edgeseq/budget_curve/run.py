@@ -44,7 +44,7 @@ _SAMPLES_A_TURN = 128
 
 @dataclass(frozen=True)
 class _Way:
-    """One stream that is measured; ``chunk`` is how many samples it takes for its outputs to come."""
+    """One stream that is measured, and the lookahead and the chunk that it is called after."""
 
     name: str
     kind: Kind
@@ -154,6 +154,11 @@ def _ports(description: Description) -> tuple[Any, Any]:
             f"{[port.name for port in d.inputs]} and outputs {[(port.name, port.shape) for port in d.outputs]}; a "
             "budget needs a model that labels every sample"
         )
+    if d.kind == "offline" and d.outputs[0].timing is not None:
+        raise ConfigError(
+            f"model {d.name!r}: expected bidirectional layers, got a model that streams exactly, "
+            f"{d.outputs[0].timing.lookahead} samples late, so that there is nothing to choose; use its stream file"
+        )
     return d.inputs[0], d.outputs[0]
 
 
@@ -211,13 +216,13 @@ def _causal(path: Path_, offline: Description) -> _Way:
                 f"{other.shape} {list(other.names or ())}, got {own.dtype} {own.shape} {list(own.names or ())}; "
                 "compare models of the same data"
             )
-    return _Way(f"causal {model.name}", "causal", model, model.lookahead, 1)
+    return _Way(f"causal {model.name}", "causal", model, model.lookahead, model.description.granule)
 
 
 def _timed(ways: Sequence[_Way], offline: OfflineWatch, data: Sequences, said: _Said) -> tuple[list[Compute], Compute]:
     """The compute of each way and of the offline model, in turns."""
     samples = np.concatenate(data.inputs)
-    watches = [StreamWatch(way.model, samples, way.chunk) for way in ways]
+    watches = [StreamWatch(way.model, samples) for way in ways]
     offline.model.run(data.inputs[0])
     for number in range(_TURNS):
         said(f"timing, turn {number + 1} of {_TURNS}")

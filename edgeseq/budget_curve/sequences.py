@@ -250,7 +250,7 @@ def _read_npz(path: Path, taken: Port) -> _File:
 
 def _read_csv(path: Path, taken: Port, given: Port) -> _File:
     """A header, then one sample a row: the model's features by name, else in order; ``label`` and ``session``."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         rows = [(reader.line_num, row) for row in reader if row]
