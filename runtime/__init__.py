@@ -23,6 +23,7 @@ from edgeseq.errors import (
 )
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
+from edgeseq.runtime.provisional import Predictions, ProvisionalStream, Rows
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
 
@@ -35,6 +36,9 @@ __all__ = [
     "ModelNotFoundError",
     "NonFiniteError",
     "OfflineModel",
+    "Predictions",
+    "ProvisionalStream",
+    "Rows",
     "ShapeError",
     "SnapshotError",
     "SnapshotStore",
