@@ -30,7 +30,15 @@ from demos.methods import Say, Settings, load_keras
 from edgeseq.errors import EdgeseqError
 from edgeseq.sessions import Sessions
 
-QUICK = Settings(window_s=2.0, hops=(25,), rounds=2, paced_calls=10)
+QUICK = Settings(
+    window_s=2.0,
+    hops=(25,),
+    lookaheads=((5, 5),),
+    rounds=2,
+    paced_calls=10,
+    budget_lookaheads=(0, 5),
+    budget_chunks=(5,),
+)
 _QUICK_SAMPLES = 1200
 _QUICK_SIZES: dict[str, dict[str, Any]] = {"tcn": {"nb_filters": 8, "dilations": (1, 2, 4)}, "bilstm": {"units": 8}}
 _TRAIN_SEED = 0

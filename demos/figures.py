@@ -1,8 +1,9 @@
 """The pictures of the comparison, drawn from ``metrics.json`` alone.
 
-Owns the three pictures (felt latency against accuracy, what a person saw, compute), their colours and the way numbers
-are written. `demos.report` puts them on a page. Colours are those of Okabe and Ito, which people with any colour vision
-can tell apart; every colour has a word beside it. Refuses nothing: what is None in the metrics is not drawn.
+Owns three pictures (felt latency against accuracy, what a person saw, compute), their colours and the way numbers are
+written; the fourth, the budget's curve, is drawn by `edgeseq.budget_curve.plot`. `demos.report` puts them on a page.
+Colours are those of Okabe and Ito, which people with any colour vision can tell apart; every colour has a word beside
+it. Refuses nothing: what is None in the metrics is not drawn.
 
 Invariant: no global state of matplotlib is used or changed, and the same metrics give the same SVG.
 
@@ -23,7 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from edgeseq.budget_curve import BudgetCurve
 from edgeseq.budget_curve.drawing import FAINT, INK, PAPER, STYLE, Label, place_labels
+from edgeseq.budget_curve.plot import draw as draw_budget
 
 Metrics = Mapping[str, Any]
 
@@ -32,7 +35,7 @@ _DARK = {"#0072B2", "#009E73", "#D55E00"}
 _NOTHING = "#eeeeee"
 _CHANNEL_COLOURS = ("#1a1a1a", "#0072B2", "#D55E00")
 _FAMILIES = {"stream": "#0072B2", "window": "#56B4E9", "keras": "#999999"}
-_OTHER = "#D55E00"
+_OTHER, _AHEAD = "#D55E00", "#E69F00"
 _TIMES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 36000)
 
 
@@ -112,13 +115,13 @@ def _point_words(method: Mapping[str, Any]) -> str:
 
 
 def colour(key: str) -> str:
-    """The colour of a method: blues for the TCN, grey for Keras, vermilion for the BiLSTM.
+    """The colour of a method: blues for the TCN, grey for Keras, vermilion for the BiLSTM, orange for its streams.
 
     Example:
-        >>> colour("stream"), colour("bilstm_5")
-        ('#0072B2', '#D55E00')
+        >>> colour("stream"), colour("bilstm_5"), colour("ahead_5_1")
+        ('#0072B2', '#D55E00', '#E69F00')
     """
-    return _FAMILIES.get(key, _OTHER)
+    return _AHEAD if key.startswith("ahead") else _FAMILIES.get(key, _OTHER)
 
 
 def draw_timeline(axes: Sequence[Axes], metrics: Metrics) -> None:
@@ -193,13 +196,15 @@ def draw_compute(ax: Axes, metrics: Metrics) -> None:
 
 
 def svg(metrics: Metrics, which: str) -> str:
-    """One picture, "trade_off", "timeline" or "compute", as an ``<svg>`` element for a page."""
+    """One picture, "trade_off", "budget", "timeline" or "compute", as an ``<svg>`` element for a page."""
+    n_rows = len(metrics["methods"])
+    heights = {"trade_off": 5.4, "budget": 5.4, "timeline": 2.6 + 0.5 * n_rows, "compute": 1.2 + 0.5 * n_rows}
     with mpl.rc_context(STYLE):
-        figure = Figure(
-            figsize=(10.6, {"trade_off": 5.0, "timeline": 5.6, "compute": 4.2}[which]), layout="constrained"
-        )
+        figure = Figure(figsize=(10.6, heights[which]), layout="constrained")
         if which == "timeline":
             draw_timeline(_stacked(figure), metrics)
+        elif which == "budget":
+            draw_budget(figure.add_subplot(), BudgetCurve.from_dict(metrics["budget"]))
         else:
             {"trade_off": draw_trade_off, "compute": draw_compute}[which](figure.add_subplot(), metrics)
         out = io.StringIO()
@@ -215,7 +220,7 @@ def _stacked(figure: Any) -> Any:
 def save_overview(metrics: Metrics, path: Path, headline: str) -> None:
     """The one picture for a README, 1200 pixels wide: the headline, what a person saw, and the trade-off."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12, 10.6 if metrics["timeline"] else 6), dpi=100, layout="constrained")
+        figure = Figure(figsize=(12, 11.6 if metrics["timeline"] else 6), dpi=100, layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=[1.05, 1.0]) if metrics["timeline"] else [figure]
         n_lines = math.ceil(len(headline) / 95)
         words = "\n".join(textwrap.wrap(headline, len(headline) // n_lines + 8))  # lines of about equal length

@@ -1,7 +1,8 @@
-"""Train a bidirectional tagger of Python's names, and a causal one: ``python -m demos.tagging --out runs/tagging``.
+"""What one later token buys a tagger of Python's names: ``python -m demos.tagging --out runs/tagging``.
 
-Owns how both are trained and exported; `demos.tokens` owns the data. Files are split by file: the first fifth of them
-are held out.
+Trains a bidirectional tagger and a causal one, and measures what every token of delay buys the bidirectional one. Owns
+how both are trained and exported, and the budget; `demos.tokens` owns the data. Files are split by file: the first
+fifth of them are held out.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
+import edgeseq
 from demos.methods import Say
 from demos.tokens import IGNORED, LABELS, VOCABULARY, TaggedSource, majority_rate, standard_library
 from edgeseq import runtime
+from edgeseq.budget_curve import BudgetCurve
+from edgeseq.errors import EdgeseqError
 
 _WINDOW = 64  # tokens in a training window
 _BATCH = 64
 _LEARNING_RATE = 0.005
 _HELD_OUT = 0.2
+_TARGET = "accuracy=0.99"
 
 
 def split(sources: Sequence[TaggedSource]) -> tuple[list[TaggedSource], list[TaggedSource]]:
@@ -36,8 +41,6 @@ def split(sources: Sequence[TaggedSource]) -> tuple[list[TaggedSource], list[Tag
 def build(architecture: str) -> Any:
     """An untrained tagger: "bilstm", or "tcn", which is causal. Tokens (B, T) -> (B, T, n_labels)."""
     import keras
-
-    import edgeseq
 
     if architecture == "bilstm":
         return edgeseq.bilstm_text_tagger(
@@ -98,12 +101,31 @@ def train_and_export(out: Path, say: Say, *, n_files: int | None = None, steps: 
     return held_out
 
 
+def waiting(out: Path, held_out: Sequence[TaggedSource], say: Say, **arguments: Any) -> BudgetCurve:
+    """Print what every token of delay buys, and write budget.json and budget.png; ``arguments`` as for the budget."""
+    curve = edgeseq.budget(
+        out / "bilstm.onnx",
+        [(source.tokens, source.labels) for source in held_out],
+        causal=out / "tcn.stream.onnx",
+        target=_TARGET,
+        **arguments,
+    )
+    (out / "budget.json").write_text(curve.to_json() + "\n", encoding="utf-8")
+    curve.save_plot(out / "budget.png")
+    say(str(curve))
+    return curve
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and export both; see the module docstring."""
-    parser = argparse.ArgumentParser(prog="python -m demos.tagging", description="Train taggers of Python's names.")
+    parser = argparse.ArgumentParser(prog="python -m demos.tagging", description="Tag Python's names.")
     parser.add_argument("--out", type=Path, default=Path("runs/tagging"), help="the folder to write to")
     options = parser.parse_args(arguments)
-    train_and_export(options.out, print)
+    try:
+        waiting(options.out, train_and_export(options.out, print), print)
+    except EdgeseqError as error:
+        raise SystemExit(f"tagging: {error}") from error
+    print(options.out / "budget.png")
 
 
 if __name__ == "__main__":

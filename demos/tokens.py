@@ -30,7 +30,7 @@ _NAME, _OTHER = "NAME", "OTHER"
 _WORDS = (_OTHER, _NAME, "NUMBER", "STRING", "NEWLINE", "INDENT", "DEDENT", *keyword.kwlist, *token.EXACT_TOKEN_TYPES)
 VOCABULARY: dict[str, int] = {word: number for number, word in enumerate(_WORDS)}
 _STRINGS = {"STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"}  # f-strings are several tokens since 3.12
-# Names that the syntax tree keeps without their places; what an import's line begins with decides for all of it.
+# Names that the syntax tree keeps without their places; what an import begins with decides for all of it.
 _FIRST = {"import": "import", "from": "import"}
 _BEFORE = {"def": "definition", "class": "definition"}
 _LEFT_OUT = {"COMMENT", "NL", "ENCODING", "ENDMARKER"}
@@ -64,7 +64,7 @@ def tag(source: str, name: str = "source") -> TaggedSource:
     uses = _uses(source)
     tokens: list[int] = []
     labels: list[int] = []
-    first = before = ""  # of this logical line, and the token before this one
+    first = before = ""  # of this statement, and the token before this one
     for each in tokenize.generate_tokens(io.StringIO(source).readline):
         kind = tokenize.tok_name[each.type]
         if kind in _LEFT_OUT:
@@ -80,7 +80,8 @@ def tag(source: str, name: str = "source") -> TaggedSource:
         tokens.append(VOCABULARY.get(word, VOCABULARY[_OTHER]))
         labels.append(LABELS.index(use) if is_name else IGNORED)
         before = each.string
-        first = "" if kind in {"NEWLINE", "INDENT", "DEDENT"} else first or each.string
+        begins = kind in {"NEWLINE", "INDENT", "DEDENT"} or each.string in {":", ";"}  # another statement may follow
+        first = "" if begins else first or each.string
     return TaggedSource(name, np.array(tokens, np.int32), np.array(labels, np.int32))
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from edgeseq.errors import ConfigError, MissingDependencyError
@@ -202,6 +202,19 @@ class BudgetCurve:
             "nearest": None if self.nearest is None else asdict(self.nearest),
             "verdict": self.verdict,
         }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> BudgetCurve:
+        """What `to_dict` gave, or what ``json.loads`` made of it, as a curve again."""
+        given = {field.name: told[field.name] for field in fields(cls)}
+        target = told["target"]
+        return cls(
+            **given
+            | {
+                "rows": tuple(Row(**row) for row in told["rows"]),
+                "target": None if target is None else Target(**target),
+            }
+        )
 
     def to_json(self) -> str:
         """Everything as one JSON object."""

@@ -33,7 +33,7 @@ def row(name: str, kind: Any, size: tuple[int | None, int | None], accuracy: flo
         "mean_difference": 0.0,
     }
     compute: dict[str, Any] = {"p50_us": cpu_us, "p99_us": cpu_us, "cpu_us": cpu_us, "cpu_s_per_hour": 1.0}
-    return Row(name, kind, *size, **delays, **goodness, **compute)
+    return Row(name, kind, size[0], size[1], **{**delays, **goodness, **compute})
 
 
 def curve(**changes: Any) -> BudgetCurve:
