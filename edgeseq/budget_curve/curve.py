@@ -189,10 +189,11 @@ class BudgetCurve:
         return f"{row.name}, with {self.metric} {_share(getattr(row, self.metric))}, {late} late{us}"
 
     def delay_words(self, samples: int) -> str:
-        """A delay as one says it: in ms, or in samples where no rate is known."""
+        """A delay as one says it: in ms or s, or in samples where no rate is known."""
         if self.rate_hz is None:
             return f"{samples} sample{'' if samples == 1 else 's'}"
-        return f"{1000 * samples / self.rate_hz:.4g} ms"
+        seconds = samples / self.rate_hz
+        return f"{1000 * seconds:.4g} ms" if seconds < 1 else f"{seconds:.4g} s"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as values that JSON has."""

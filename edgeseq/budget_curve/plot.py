@@ -75,9 +75,7 @@ def draw(ax: Axes, curve: BudgetCurve) -> None:
         ax.scatter(*_point(curve, chosen), s=ring, facecolors="none", edgecolors=INK, linewidths=1.8, zorder=5)
         what = "chosen" if curve.best is not None else "the nearest"
         labels.append(Label(_point(curve, chosen), f"{what}: {_point_words(curve, chosen)}", INK, "bold"))
-    if curve.max_delay_samples is not None:
-        covered += [(curve.max_delay_samples, float(height)) for height in np.linspace(*ax.get_ylim(), 30)]
-    place_labels(ax, labels, keep_off=covered)
+    place_labels(ax, labels, keep_off=[*covered, *_on_levels(ax, curve)])
 
 
 def _scales(ax: Axes, curve: BudgetCurve, rows: Sequence[Row]) -> None:
@@ -177,6 +175,18 @@ def _levels(ax: Axes, curve: BudgetCurve) -> None:
             color=_GOAL,
             fontsize=10,
         )
+
+
+def _on_levels(ax: Axes, curve: BudgetCurve) -> list[tuple[float, float]]:
+    """Points along the lines of `_levels`, which words keep off."""
+    low, high = ax.get_xlim()
+    delays = _gathered(np.linspace(_spread(max(low, 0.0)), _spread(high), 60)).tolist()
+    levels = [_height(curve, row) for row in curve.rows if row.kind == "offline"]
+    levels += [] if curve.target is None else [_scaled(curve, curve.target.value)]
+    along = [(delay, level) for level in levels for delay in delays]
+    if curve.max_delay_samples is not None:
+        along += [(curve.max_delay_samples, height) for height in np.linspace(*ax.get_ylim(), 40).tolist()]
+    return along
 
 
 def _beside(ax: Axes, height: float, words: str, tint: str, *, above: bool) -> None:
