@@ -24,7 +24,7 @@ from edgeseq.export.contract.clauses import Seen
 from edgeseq.export.contract.offline_function import OfflineFunction, OfflineModel
 from edgeseq.export.contract.pair import LONGEST, STEP, Case, Pair
 from edgeseq.export.sequences import Array, Inputs
-from edgeseq.export.streaming.time_axis import Axes, arranged
+from edgeseq.export.streaming.time_axis import Axes, cleaned
 from edgeseq.lookahead import Lookahead, LookaheadLayer
 from edgeseq.model_file import Description
 
@@ -47,7 +47,7 @@ def bounded_function(offline: OfflineModel, whole: OfflineFunction, stream: Desc
     ir.external_data.load_to_model(model)
     names = [port.name for port in stream.inputs]
     reading = {name: Axes(*axes) for name, axes in zip(names, whole.input_axes, strict=True)}
-    graph = ir.to_proto(arranged(model, reading))
+    graph = ir.to_proto(cleaned(model, reading))
     reference = _Reference(graph, names, [port.name for port in stream.outputs], stream.lookahead)
     return replace(whole, call=reference.run, input_axes=((0, 1),) * len(names), output_axes={})
 
@@ -66,7 +66,8 @@ class _Reference:
         self._stages: list[tuple[LookaheadLayer, Any, _Blocks]] = []
         for layer in lookahead.layers:
             node = nodes[layer.node]
-            before = _session(_part(model, known, [node.input[0]]))
+            wanted = [node.input[0], *_mask_of(node, nodes)]
+            before = _session(_part(model, known, wanted))
             self._stages.append((layer, before, _Blocks(model, node, layer, lookahead)))
             known.append(layer.node)
         self._after = _session(_part(model, known, self._outputs))
@@ -75,8 +76,8 @@ class _Reference:
         """The outputs, as the offline model gives them."""
         values: dict[str, Array] = dict(zip(self._inputs, inputs, strict=True))
         for layer, before, blocks in self._stages:
-            (x,) = _run(before, values)
-            values[layer.node] = blocks.run(x)
+            x, *mask = _run(before, values)
+            values[layer.node] = blocks.run(x, mask[0] if mask else np.ones((1, len(x)), bool))
         return _run(self._after, values)
 
 
@@ -87,32 +88,42 @@ class _Blocks:
         self, model: onnx.ModelProto, node: onnx.NodeProto, layer: LookaheadLayer, lookahead: Lookahead
     ) -> None:
         self._layer, self._lookahead = layer, lookahead
-        self._ort_session = _session(_part(model, [node.input[0]], [node.output[0]]))
+        alone = onnx.NodeProto()
+        alone.CopyFrom(node)
+        if len(alone.input) > 4:
+            alone.input[4] = ""  # rows that do not count are not given to it
+        self._ort_session = _session(_part(model, [node.input[0]], [node.output[0]], nodes=[alone]))
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         named = attributes.get("direction", b"forward").decode()
         directions = [named == "reverse"] if named != "bidirectional" else [False, True]
         self._backward = [i for i, reverse in enumerate(directions) if reverse != layer.reversed_input]
 
-    def run(self, x: Array) -> Array:
-        """(T, 1, C) to (T, D, 1, U)."""
+    def run(self, x: Array, mask: Array) -> Array:
+        """(T, 1, C) to (T, D, 1, U).
+
+        ``mask`` (1, T) says which steps are valid. With one the exporter's graph has moved those to the front of ``x``,
+        and takes Y back to their places; where they stand in time, the mask says.
+        """
         turned = self._layer.reversed_input
-        rows = x[::-1] if turned else x  # in the order of time
-        y = self._turned(rows)
-        begins = self._begins(len(rows))
+        times = np.flatnonzero(mask[0, ::-1] if turned else mask[0])
+        if not len(times):
+            return np.zeros((len(x), *self._one(x[:1]).shape[1:]), np.float32)
+        rows = x[: len(times)][::-1] if turned else x[: len(times)]  # in the order of time
+        y = self._one(rows)
         by_length: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for begin, newest in begins:
-            start, stop = max(0, begin), min(newest, len(rows))
-            by_length[stop - start].append((start, max(0, begin + self._lookahead.chunk)))
+        for begin, newest in self._begins(mask.shape[1]):
+            start, stop, seen = np.searchsorted(times, [begin, begin + self._lookahead.chunk, newest])
+            if stop > start:
+                by_length[seen - start].append((start, stop))
         for length, blocks in by_length.items():
             for i in range(0, len(blocks), _BLOCKS_A_CALL):
                 some = blocks[i : i + _BLOCKS_A_CALL]
-                windows = np.concatenate([rows[start : start + length] for start, _ in some], axis=1)
-                of_blocks = self._turned(windows)
+                of_blocks = self._one(np.concatenate([rows[start : start + length] for start, _ in some], axis=1))
                 for b, (start, stop) in enumerate(some):
-                    for direction in self._backward:
-                        kept = y[start:stop, direction, 0]
-                        kept[...] = of_blocks[: len(kept), direction, b]
-        return np.ascontiguousarray(y[::-1] if turned else y)
+                    y[start:stop, self._backward, 0] = of_blocks[: stop - start, self._backward, b]
+        whole = np.zeros((len(x), *y.shape[1:]), np.float32)
+        whole[: len(times)] = y[::-1] if turned else y
+        return whole
 
     def _begins(self, n_rows: int) -> list[tuple[int, int]]:
         """(first row of the block, first row behind its window), both as if the sequence had no ends."""
@@ -120,30 +131,50 @@ class _Blocks:
         newest = range(chunk - self._layer.delay, n_rows + steps + chunk, chunk)
         return [(n - steps - chunk, n) for n in newest if n - steps > 0 and n - steps - chunk < n_rows]
 
-    def _turned(self, rows: Array) -> Array:
+    def _one(self, rows: Array) -> Array:
         """The node over rows in the order of time, its result in that order, too."""
         turned = self._layer.reversed_input
         (y,) = self._ort_session.run(None, {self._ort_session.get_inputs()[0].name: rows[::-1] if turned else rows})
-        return y[::-1].copy() if turned else y  # type: ignore[no-any-return]
+        return np.array(y[::-1] if turned else y)
 
 
-def _part(model: onnx.ModelProto, given: Sequence[str], wanted: Sequence[str]) -> onnx.ModelProto:
-    """The part of a graph that computes ``wanted`` from ``given`` and constants."""
-    makers = {name: node for node in model.graph.node for name in node.output}
+def _mask_of(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> list[str]:
+    """The mask whose valid steps the exporter moved to the front of the node's input, if there is one."""
+    if len(node.input) < 5 or not node.input[4]:
+        return []
+    name = node.input[4]
+    for op_type in ("ReduceSum", "Cast"):
+        maker = makers.get(name)
+        if maker is None or maker.op_type != op_type:
+            raise ConfigError(f"layer {node.output[0]!r} of the offline model has a mask that edgeseq did not write")
+        name = maker.input[0]
+    return [name]
+
+
+def _part(
+    model: onnx.ModelProto,
+    given: Sequence[str],
+    wanted: Sequence[str],
+    *,
+    nodes: Sequence[onnx.NodeProto] | None = None,
+) -> onnx.ModelProto:
+    """The part of a graph, or of ``nodes`` with its constants, that computes ``wanted`` from ``given``."""
+    known = list(model.graph.node if nodes is None else nodes)
+    makers = {name: node for node in known for name in node.output}
     needed, queue = {*wanted}, [name for name in wanted if name not in given]
     while queue:
         node = makers.get(queue.pop())
         more = [] if node is None else [name for name in node.input if name and name not in needed]
         needed.update(more)
         queue += [name for name in more if name not in given]
-    nodes = [node for node in model.graph.node if any(n in needed and n not in given for n in node.output)]
-    typed = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    kept = [node for node in known if any(n in needed and n not in given for n in node.output)]
+    typed = {value.name: value for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
 
     def port(name: str) -> onnx.ValueInfoProto:
         return typed.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
     graph = onnx.helper.make_graph(
-        nodes,
+        kept,
         "part",
         [port(name) for name in given if name in needed],
         [port(name) for name in wanted],

@@ -33,6 +33,19 @@ def time_second(step: StepGraph, x: Timed) -> Timed:
     return moved
 
 
+def as_gone(step: StepGraph, x: Timed) -> Timed:
+    """``x``, of one step offline, as a value for the whole sequence with an axis of one number where time was."""
+    if x.offline is not TimeAxis.LAST:
+        return x
+    at = x.axis + 1
+    sizes = list(step.sizes(x))
+    sizes.insert(x.axis - (x.batch < x.axis), 1)
+    y = step.op("Unsqueeze", x.value, step.constant([at]))
+    step.knows_sizes(y, sizes)
+    step.knows_dtype(y, step.dtype(x.value))
+    return replace(x, value=y, batch=x.batch + (x.batch >= at), offline=TimeAxis.GONE)
+
+
 def last_step(node: ir.Node, x: Timed, offline: TimeAxis) -> Timed:
     """``x`` where the offline graph goes on with its last step alone."""
     if x.backwards or x.offline is not TimeAxis.FULL:

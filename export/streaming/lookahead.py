@@ -16,7 +16,9 @@ N_r, and the forward half does not run over the right context, either).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,24 +36,37 @@ _WITH = {
 }
 
 
-def runs_backwards(node: ir.Node, x: Timed) -> bool:
-    """Whether a recurrent node over ``x``, or one half of it, goes from later samples to earlier ones."""
-    return any(_directions(node, x))
+def is_turned(node: ir.Node, x: Timed) -> bool:
+    """Whether a recurrent node over ``x`` is another one than a forward one over time as it is."""
+    return x.backwards or node.attributes.get_string("direction", "forward") != "forward"
+
+
+def check_turned(step: StepGraph, node: ir.Node) -> None:
+    """Refuse a recurrent node that is turned, if it is not to be approximated, or has no approximation."""
+    if step.plan.lookahead is None:
+        raise refuse(
+            node,
+            "its backward half starts at the end of the sequence",
+            "give streamify(..., lookahead=N_r, chunk=N_c) on the offline file, an approximation with a bounded delay "
+            "(docs/lookahead.md), train a causal model, or run offline",
+        )
+    if any(value.is_graph_output() or list(value.uses()) for value in node.outputs[1:]):
+        raise refuse(
+            node,
+            "the last state of its backward half is that at the first step, after all the others",
+            "use its outputs at every step (return_sequences=True)",
+        )
 
 
 def both_halves(step: StepGraph, node: ir.Node, x: Timed) -> Timed:
     """Y (T, D, B, U) of a recurrent node, D directions of which may run backwards; its input is (T, B, C)."""
-    directions = _directions(node, x)
+    directions = directions_of(node, x)
     if not any(directions):
         y, delay, future = forward(step, node, x, x.value, 0), x.delay, x.future
     else:
         promise = step.plan.lookahead
         assert promise is not None
-        step.takes_whole_rows(promise.chunk * x.hop)
-        step.lookahead_layers.append(
-            LookaheadLayer(str(node.outputs[0].name), delay=x.delay, reversed_input=x.backwards)
-        )
-        delay = x.delay + promise.steps
+        delay = declare(step, node, x)
         rows = step.with_history(x, promise.steps, what=node.op_type.lower()) if promise.steps else x.value
         final = step.slice(rows, 0, 0, -promise.steps) if promise.steps else rows
         halves = [
@@ -61,9 +76,25 @@ def both_halves(step: StepGraph, node: ir.Node, x: Timed) -> Timed:
             for index, backward in enumerate(directions)
         ]
         y = halves[0] if len(halves) == 1 else step.op("Concat", *halves, axis=1)
-        # What a row sees has come with its block: never more than all that was fed by then.
-        future = min(x.future + (promise.chunk + promise.steps - 1) * x.hop, delay * x.hop + step.plan.granule - 1)
+        future = reach(step, x)
     return replace(x, value=y, batch=2, delay=delay, past=None, future=future, blank=False)
+
+
+def declare(step: StepGraph, node: ir.Node, x: Timed) -> int:
+    """Note that this layer is run in blocks; how many rows late its outputs are."""
+    promise = step.plan.lookahead
+    assert promise is not None
+    step.takes_whole_rows(promise.chunk * x.hop)
+    step.lookahead_layers.append(LookaheadLayer(str(node.outputs[0].name), x.delay, x.backwards))
+    return x.delay + promise.steps
+
+
+def reach(step: StepGraph, x: Timed) -> Fraction:
+    """How far ahead a row sees, in samples: what has come with its block, and never more than all that was fed."""
+    promise = step.plan.lookahead
+    assert promise is not None
+    late = (x.delay + promise.steps) * x.hop
+    return min(x.future + (promise.chunk + promise.steps - 1) * x.hop, late + step.plan.granule - 1)
 
 
 def forward(step: StepGraph, node: ir.Node, x: Timed, rows: ir.Value, index: int) -> ir.Value:
@@ -78,11 +109,11 @@ def forward(step: StepGraph, node: ir.Node, x: Timed, rows: ir.Value, index: int
     states = [step.state(f"{kind}_{part}", (units,)) for part in (("h", "c") if kind == "lstm" else ("h",))]
     lead = step.constant([0])
     initial = [step.op("Unsqueeze", state, lead) for state in states]
-    weights = _weights(step, node, index)
+    weights = weights_of(step, node, index)
     n_outputs = 1 + len(states)
     if not x.delay:
         y, *after = step.ops(
-            node.op_type, n_outputs, rows, *weights, None, *initial, **_attributes(node, index, "forward")
+            node.op_type, n_outputs, rows, *weights, None, *initial, **attributes_of(node, index, "forward")
         )
     else:
         seen = step.op("Min", _seen(step, x), step.count(x.hop))
@@ -94,7 +125,7 @@ def forward(step: StepGraph, node: ir.Node, x: Timed, rows: ir.Value, index: int
             *weights,
             lengths,
             *initial,
-            **_attributes(node, index, "reverse"),
+            **attributes_of(node, index, "reverse"),
         )
         y = _turned_around(step, turned)
     for state, value in zip(states, after, strict=True):
@@ -109,33 +140,57 @@ def _backward(step: StepGraph, node: ir.Node, x: Timed, rows: ir.Value, index: i
     """Y (T, 1, B, U) of the backward half over ``rows`` (steps + T, B, C): the last ones, and this call's."""
     promise = step.plan.lookahead
     assert promise is not None
-    units, window = node.attributes.get_int("hidden_size"), promise.chunk + promise.steps
-    first = _blocks(step, x, promise.chunk)  # (N,): where, in rows, each block begins
-    places = step.op("Add", first, step.constant(np.arange(window)[:, None], f"rows_of_{window}"))
-    blocks = step.op("Gather", rows, places, axis=0)  # (window, N, B, C)
-    folded = step.op("Reshape", blocks, step.constant([window, -1, *step.sizes(x)]))
+    window = promise.chunk + promise.steps
     (y,) = step.ops(
         node.op_type,
         1,
-        folded,
-        *_weights(step, node, index),
-        _lengths_of_blocks(step, x, first, window),
-        **_attributes(node, index, "reverse"),
+        folded(step, x, rows, step.sizes(x)),
+        *weights_of(step, node, index),
+        _lengths_of_blocks(step, x, window),
+        **attributes_of(node, index, "reverse"),
     )
     kept = step.slice(y, 0, 0, promise.chunk) if promise.steps else y
-    each = step.op(
-        "Concat", step.constant([promise.chunk]), step.op("Shape", first), step.constant([-1, units]), axis=0
-    )
-    unfolded = step.op("Transpose", step.op("Reshape", kept, each), perm=[1, 0, 2, 3])  # (N, chunk, B, U)
-    return step.op("Reshape", unfolded, step.constant([-1, 1, 0, units]))
+    batch_first = step.op("Transpose", step.op("Squeeze", kept, step.constant([1])), perm=[1, 0, 2])
+    return unfolded(step, x, batch_first, node.attributes.get_int("hidden_size"))
 
 
-def _blocks(step: StepGraph, x: Timed, chunk: int) -> ir.Value:
-    once = ("blocks", x.hop, chunk)
-    return step.once(once, lambda: step.op("Range", step.scalar(0), step.count(x.hop), step.scalar(chunk)))
+def folded(step: StepGraph, x: Timed, rows: ir.Value, sizes: Sequence[int]) -> ir.Value:
+    """(window, N · B, *sizes): of rows (steps + T, B, *sizes), the windows of this call's N blocks side by side."""
+    promise = step.plan.lookahead
+    assert promise is not None
+    window = promise.chunk + promise.steps
+
+    def places() -> ir.Value:
+        column = step.constant(np.arange(window)[:, None], f"rows_of_{window}")
+        return step.op("Add", _begins(step, x), column)
+
+    windows = step.op("Gather", rows, step.once(("places", x.hop), places), axis=0)  # (window, N, B, *sizes)
+    return step.op("Reshape", windows, step.constant([window, -1, *sizes]))
 
 
-def _lengths_of_blocks(step: StepGraph, x: Timed, first: ir.Value, window: int) -> ir.Value:
+def unfolded(step: StepGraph, x: Timed, blocks: ir.Value, units: int) -> ir.Value:
+    """Y (T, 1, B, U) of blocks (N · B, chunk, U), one behind the other."""
+    promise = step.plan.lookahead
+    assert promise is not None
+    sizes = step.op("Concat", _count(step, x), step.constant([-1, promise.chunk, units]), axis=0)
+    apart = step.op("Transpose", step.op("Reshape", blocks, sizes), perm=[0, 2, 1, 3])  # (N, chunk, B, U)
+    return step.op("Reshape", apart, step.constant([-1, 1, 0, units]))
+
+
+def _begins(step: StepGraph, x: Timed) -> ir.Value:
+    """(N,): where, in this call's rows, each block begins."""
+    promise = step.plan.lookahead
+    assert promise is not None
+    write = lambda: step.op("Range", step.scalar(0), step.count(x.hop), step.scalar(promise.chunk))  # noqa: E731
+    return step.once(("blocks", x.hop), write)
+
+
+def _count(step: StepGraph, x: Timed) -> ir.Value:
+    """(1,): how many blocks this call has."""
+    return step.once(("number of blocks", x.hop), lambda: step.op("Shape", _begins(step, x)))
+
+
+def _lengths_of_blocks(step: StepGraph, x: Timed, window: int) -> ir.Value:
     """(N · B,): how many rows of each block's window come before the end of the sequence, 1 at least."""
     promise = step.plan.lookahead
     assert promise is not None
@@ -143,7 +198,7 @@ def _lengths_of_blocks(step: StepGraph, x: Timed, first: ir.Value, window: int) 
     def write() -> ir.Value:
         left = step.op("Sub", step.ends(x.rows), step.op("Sub", step.base(x.hop), step.scalar(x.delay + promise.steps)))
         of_blocks = step.op(
-            "Sub", step.op("Transpose", left, perm=[1, 0]), step.op("Unsqueeze", first, step.constant([1]))
+            "Sub", step.op("Transpose", left, perm=[1, 0]), step.op("Unsqueeze", _begins(step, x), step.constant([1]))
         )
         inside = step.op("Max", step.op("Min", of_blocks, step.scalar(window)), step.scalar(1))
         return _as_lengths(step, inside)
@@ -166,13 +221,13 @@ def _turned_around(step: StepGraph, rows: ir.Value) -> ir.Value:
     return step.op("Slice", rows, *(step.constant([n]) for n in (-1, _INT_MIN, 0, -1)))
 
 
-def _directions(node: ir.Node, x: Timed) -> list[bool]:
+def directions_of(node: ir.Node, x: Timed) -> list[bool]:
     """For each direction of a recurrent node, whether it goes from later samples to earlier ones."""
     named = node.attributes.get_string("direction", "forward")
     return [each != x.backwards for each in {"forward": [False], "reverse": [True]}.get(named, [False, True])]
 
 
-def _weights(step: StepGraph, node: ir.Node, index: int) -> list[ir.Value | None]:
+def weights_of(step: StepGraph, node: ir.Node, index: int) -> list[ir.Value | None]:
     """W, R and B of one direction; ``index`` counts directions."""
     parts: list[ir.Value | None] = []
     for value in node.inputs[1:4]:
@@ -188,7 +243,7 @@ def _weights(step: StepGraph, node: ir.Node, index: int) -> list[ir.Value | None
     return parts
 
 
-def _attributes(node: ir.Node, index: int, direction: str) -> dict[str, Any]:
+def attributes_of(node: ir.Node, index: int, direction: str) -> dict[str, Any]:
     """The node's attributes for one direction."""
     attributes: dict[str, Any] = {**node.attributes, "direction": direction}
     names = node.attributes.get_strings("activations", [])

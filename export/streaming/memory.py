@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant
-from edgeseq.export.streaming.lookahead import both_halves, runs_backwards
+from edgeseq.export.streaming.lookahead import both_halves, check_turned, is_turned
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.streaming.windows import late
@@ -25,27 +25,15 @@ _LOWEST = float(np.finfo(np.float32).min)
 @streams("LSTM", "GRU", "RNN")
 def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
     x = first(node, arguments)
-    backwards = runs_backwards(node, x)
-    if backwards and step.plan.lookahead is None:
-        raise refuse(
-            node,
-            "its backward half starts at the end of the sequence",
-            "give streamify(..., lookahead=N_r, chunk=N_c) on the offline file, an approximation with a bounded delay "
-            "(docs/lookahead.md), train a causal model, or run offline",
-        )
+    if is_turned(node, x):
+        check_turned(step, node)
     if len(arguments) > 4 and arguments[4] is not None:
         raise refuse(node, "it has a mask", "export without mask_zero and Masking")
     if any(a is not None and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
         raise refuse(node, "it has an initial state", "export without initial_state")
     if x.axes != (1, 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it does not run over the time axis", REARRANGE)
-    if backwards and _is_read(node.outputs[1:]):
-        raise refuse(
-            node,
-            "the last state of its backward half is that at the first step, after all the others",
-            "use its outputs at every step (return_sequences=True)",
-        )
-    if backwards or (step.plan.lookahead is not None and x.delay and not _is_read(node.outputs[1:])):
+    if is_turned(node, x) or (step.plan.lookahead is not None and x.delay and not is_read(node.outputs[1:])):
         return [both_halves(step, node, x)]
     # A call has rows from before the sequence, or of it, never both: those before leave the state as it is.
     x = late(step, x, -x.delay % step.rows_a_granule(x.hop))
@@ -58,7 +46,7 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     every = replace(x, batch=2, past=None, blank=False)
     last_steps: Sequence[ir.Value]  # the rows of h, and those of c where something reads it
     last: Sequence[ir.Value]
-    if kind == "lstm" and _is_read(node.outputs[2:]):
+    if kind == "lstm" and is_read(node.outputs[2:]):
         y, last_steps, last = _cell_by_cell(step, node, inputs, states)
     else:
         y, *kept = step.ops(node.op_type, 1 + len(states), *inputs, None, *initial, **node.attributes)
@@ -72,7 +60,8 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     return [replace(every, value=y), *(replace(every, value=v, offline=TimeAxis.GONE) for v in last_steps)]
 
 
-def _is_read(outputs: Sequence[ir.Value]) -> bool:
+def is_read(outputs: Sequence[ir.Value]) -> bool:
+    """Whether anything reads one of these values of the offline graph."""
     return any(value.is_graph_output() or list(value.uses()) for value in outputs)
 
 
@@ -90,7 +79,7 @@ def _cell_by_cell(
     given = [ir.node("Identity", each.outputs) for each in after]
     results = [each.outputs[0] for each in (*after, *given)]
     assert x is not None
-    last, rows = _scan(
+    last, rows = scan(
         step, 0, states, [x], inputs=[*before, row], body=[*lifted, cell, *after, *given], results=results
     )
     every = [step.op("Unsqueeze", value, step.constant([1])) for value in rows]
@@ -103,7 +92,7 @@ def _is_zero(value: ir.Value | None) -> bool:
 
 
 _COUNTS = "it counts over the whole sequence, as a mask does"
-_MAKE_CAUSAL = "make the model causal (without mask_zero and Masking), or run it offline"
+_MAKE_CAUSAL = "make the model causal, or run it offline"
 _NEEDS = {
     "Shape": "it asks for the length of the sequence, which a stream does not know",
     "Size": "it asks for the length of the sequence, which a stream does not know",
@@ -221,7 +210,7 @@ def _running_extreme(step: StepGraph, x: Timed, op_type: str, worst: float) -> i
     now = ir.node(op_type, [before, row])
     out = ir.node("Identity", now.outputs)
     results = [now.outputs[0], out.outputs[0]]
-    last, (rows,) = _scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
+    last, (rows,) = scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
     step.carry(best, last[0])
     return rows
 
@@ -254,7 +243,7 @@ def _running_sum(step: StepGraph, x: Timed, *, mean: bool) -> ir.Value:
         results.append(n.outputs[0])
         given = share.outputs[0]
     narrow = ir.node("Cast", [given], attributes={"to": ir.DataType.FLOAT})
-    last, (rows,) = _scan(
+    last, (rows,) = scan(
         step, x.axis, states, scanned, inputs=inputs, body=[*body, narrow], results=[*results, narrow.outputs[0]]
     )
     for state, successor in zip(states, last, strict=True):
@@ -279,7 +268,7 @@ _RUNNING: dict[str, Callable[[StepGraph, Timed], ir.Value]] = {
 }
 
 
-def _scan(
+def scan(
     step: StepGraph,
     axis: int,
     states: list[ir.Value],

@@ -14,9 +14,11 @@ import onnx_ir as ir
 
 from edgeseq.export.graph.cleanup import ELEMENTWISE
 from edgeseq.export.graph.edit import constant
-from edgeseq.export.streaming import memory as memory  # noqa: PLC0414  registers its rules
+from edgeseq.export.streaming import filled as filled  # noqa: PLC0414  registers its rules
+from edgeseq.export.streaming import masked as masked  # noqa: PLC0414
+from edgeseq.export.streaming import memory as memory  # noqa: PLC0414
 from edgeseq.export.streaming import upsampling as upsampling  # noqa: PLC0414
-from edgeseq.export.streaming.axes import last_step, repeated, time_second
+from edgeseq.export.streaming.axes import as_gone, last_step, repeated, time_second
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, farthest, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
 from edgeseq.export.streaming.windows import aligned, same_padding, slide, summed_in_turn
@@ -65,6 +67,8 @@ _ZERO_TO_ZERO = {
 @streams(*sorted(_POINTWISE))
 def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     timed = [a for a in arguments if isinstance(a, Timed)]
+    if {a.offline for a in timed} == {TimeAxis.LAST, TimeAxis.GONE}:  # the last step's mask, and the last output
+        timed = [time_second(step, as_gone(step, a)) for a in timed]
     head = timed[0]
     if any(a.offline is not head.offline for a in timed):
         raise refuse(

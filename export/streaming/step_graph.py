@@ -174,12 +174,6 @@ class StepGraph:
         self.nodes.append(node)
         return node.outputs
 
-    def once(self, key: Any, write: Callable[[], ir.Value]) -> ir.Value:
-        """What ``write`` adds, added when it is first asked for."""
-        if key not in self._once:
-            self._once[key] = write()
-        return self._once[key]  # type: ignore[no-any-return]
-
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], **changed: Any) -> Sequence[ir.Value]:
         """Add a node like one of the offline graph, on other inputs and with some attributes changed."""
         attributes: dict[str, Any] = {**node.attributes, **changed}
@@ -287,6 +281,20 @@ class StepGraph:
         """Remember the sizes of the axes but for batch and time; a history needs them."""
         self._once[("sizes", value)] = tuple(sizes)
 
+    def knows_dtype(self, value: ir.Value, dtype: ir.DataType | None) -> None:
+        """Remember what a tensor is made of; float32 if nothing is said."""
+        self._once[("dtype", value)] = dtype
+
+    def dtype(self, value: ir.Value) -> ir.DataType:
+        """What a tensor is made of."""
+        return self._once.get(("dtype", value)) or ir.DataType.FLOAT
+
+    def once(self, key: Any, make: Callable[[], ir.Value]) -> ir.Value:
+        """What ``make`` writes, written for the first who asks by this key."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]  # type: ignore[no-any-return]
+
     def copies_sizes(self, source: ir.Value, value: ir.Value) -> None:
         """Let ``value`` have the sizes of ``source``."""
         self._once[("sizes", value)] = self._once.get(("sizes", source))
@@ -307,7 +315,7 @@ class StepGraph:
         depth = max(self.plan.depths.get(key, 0), x.delay)
         once = ("valid", key, layout, depth)
         if once not in self._once:
-            inside = self._inside(x.hop, x.rows, depth)
+            inside = self.inside(x.hop, x.rows, depth)
             inside = self.op("Transpose", inside, perm=[1, 0]) if x.batch > x.axis else inside
             others = [axis for axis in range(layout[-1]) if axis not in x.axes]
             self._once[once] = self.op("Unsqueeze", inside, self.constant(others))
@@ -328,7 +336,7 @@ class StepGraph:
             self.copies_sizes(x.value, self._once[once])
         return self._once[once]  # type: ignore[no-any-return]
 
-    def _inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
+    def inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
         """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
         once = ("inside", hop, rows, depth)
         if once not in self._once:

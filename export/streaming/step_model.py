@@ -185,6 +185,7 @@ class _Walk:
 
     def _know(self, value: ir.Value, timed: Timed) -> None:
         self._known[value] = timed
+        self.step.knows_dtype(timed.value, value.dtype)
         sizes = self._rest(value, timed)
         if all(isinstance(n, int) for n in sizes):
             self.step.knows_sizes(timed.value, [n for n in sizes if isinstance(n, int)])

@@ -19,6 +19,8 @@ from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph.cleanup import clean_up
 from edgeseq.export.graph.edit import constant, replace
 from edgeseq.export.graph.known_sizes import settle_sizes
+from edgeseq.export.streaming.filled import mark_filled
+from edgeseq.export.streaming.held_steps import hold_masked_steps
 from edgeseq.export.streaming.step_graph import refuse
 
 _TIME = re.compile(r"time|seq|len|step|frame|^t$", re.IGNORECASE)
@@ -138,6 +140,17 @@ def described(found: Sequence[Reading]) -> str:
 
 
 def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
+    """A copy of the offline graph whose inputs are (batch, time, rest), in the words of the streaming rules.
+
+    What only the rules know of stands in it for masks; ``cleaned`` is the graph before, which ONNX Runtime runs.
+    """
+    model = cleaned(offline, reading)
+    mark_filled(model)
+    hold_masked_steps(model)
+    return model
+
+
+def cleaned(offline: ir.Model, reading: Reading) -> ir.Model:
     """A copy of the offline graph whose inputs are (batch, time, rest), cleaned up, with its sizes settled.
 
     Names and sizes of tensors inside the graph, and of its outputs, are derived anew: those in the file may be wrong.

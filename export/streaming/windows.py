@@ -109,9 +109,19 @@ def late(step: StepGraph, x: Timed, by: int) -> Timed:
     """``x``, as many rows later: a delay line."""
     if by == 0:
         return x
-    rows = step.delayed(x, by)
+    if step.dtype(x.value) is ir.DataType.BOOL:  # no state is: one and zero stand for it
+        rows = step.once(("late mask", x.value, by), lambda: _late_mask(step, x, by))
+        step.knows_dtype(rows, ir.DataType.BOOL)
+    else:
+        rows = step.delayed(x, by)
     step.copies_sizes(x.value, rows)
     return replace(x, value=rows, delay=x.delay + by)
+
+
+def _late_mask(step: StepGraph, x: Timed, by: int) -> ir.Value:
+    ones = step.once(("as float", x.value), lambda: step.op("Cast", x.value, to=ir.DataType.FLOAT))
+    step.copies_sizes(x.value, ones)
+    return step.op("Cast", step.delayed(replace(x, value=ones), by), to=ir.DataType.BOOL)
 
 
 def summed_in_turn(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:

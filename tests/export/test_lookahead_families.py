@@ -79,7 +79,10 @@ def bounded(offline: Path, folder: Path, **given: Any) -> StreamReport:
     return streamify(offline, folder / "m.stream.onnx", **{"lookahead": 5, "chunk": 3, **given})
 
 
-@pytest.mark.parametrize("name", MODELS)
+EXTENDED = {"causal convolutions around", "activations of each half", "forward layers beside"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.extended] * (n in EXTENDED)) for n in MODELS])
 def test_keras(name: str, tmp_path: Path, randomise: Any) -> None:
     make, late = MODELS[name]
     model = make()
