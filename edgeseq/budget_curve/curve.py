@@ -29,8 +29,8 @@ class Row:
     counted, ``mean_delay_samples`` the mean; in ms where the rate is known. Over samples that count: ``accuracy``,
     where there are labels; ``agreement``, the share with the offline model's most likely label; and the largest and
     the mean absolute difference of an output from the offline model's. ``p50_us`` and ``p99_us`` are wall time for a
-    sample, its block's divided by its samples, None where too few were timed; ``cpu_us`` is processor time,
-    ``cpu_s_per_hour`` the same for an hour of data.
+    sample, its block's divided by its samples, ``p99_us`` None where too few were timed; ``cpu_us`` is its processor
+    time, the mean, and ``cpu_s_per_hour`` that of an hour of data.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Row:
     agreement: float | None
     max_difference: float
     mean_difference: float
-    p50_us: float | None
+    p50_us: float
     p99_us: float | None
     cpu_us: float
     cpu_s_per_hour: float | None
@@ -141,7 +141,7 @@ class BudgetCurve:
         if self.target is None:
             return max(rows, key=self._goodness, default=None)
         met = [row for row in rows if self.target.is_met(row)]
-        return min(met, key=lambda row: (row.delay_samples, row.cpu_us), default=None)
+        return min(met, key=lambda row: (row.delay_samples, row.p50_us), default=None)
 
     @property
     def nearest(self) -> Row | None:
@@ -150,7 +150,7 @@ class BudgetCurve:
             return None
         if rows := self._in_time():
             return max(rows, key=self._goodness)
-        return min(self._streams(), key=lambda row: (row.delay_samples, row.cpu_us))
+        return min(self._streams(), key=lambda row: (row.delay_samples, row.p50_us))
 
     def _streams(self) -> list[Row]:
         return [row for row in self.rows if row.kind != "offline"]
@@ -161,7 +161,7 @@ class BudgetCurve:
 
     def _goodness(self, row: Row) -> tuple[float, float, float]:
         target = self.target or Target(self.metric, 0.0)
-        return target.of(row), -row.delay_samples, -row.cpu_us
+        return target.of(row), -row.delay_samples, -row.p50_us
 
     @property
     def verdict(self) -> str:
@@ -184,9 +184,8 @@ class BudgetCurve:
         return said
 
     def _row_words(self, row: Row) -> str:
-        late = self.delay_words(row.delay_samples)
-        us = "" if row.p50_us is None else f", {row.p50_us:.3g} µs a sample"
-        return f"{row.name}, with {self.metric} {_share(getattr(row, self.metric))}, {late} late{us}"
+        late, value = self.delay_words(row.delay_samples), _share(getattr(row, self.metric))
+        return f"{row.name}, with {self.metric} {value}, {late} late, {row.p50_us:.3g} µs a sample"
 
     def delay_words(self, samples: int) -> str:
         """A delay as one says it: in ms or s, or in samples where no rate is known."""

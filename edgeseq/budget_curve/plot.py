@@ -55,7 +55,7 @@ def draw(ax: Axes, curve: BudgetCurve) -> None:
     chosen = curve.best or curve.nearest
     _scales(ax, curve, rows)
     _levels(ax, curve)
-    size = _LARGEST_POINT / max(row.cpu_us for row in rows)
+    size = _LARGEST_POINT / max(row.p50_us for row in rows)
     ahead = [row for row in rows if row.kind == "lookahead"]
     lines = [[row for row in ahead if row.chunk == chunk] for chunk in sorted({row.chunk or 0 for row in ahead})]
     labels, covered = [], []
@@ -71,7 +71,7 @@ def draw(ax: Axes, curve: BudgetCurve) -> None:
             _dot(ax, curve, row, _CAUSAL, size)
             labels += [] if row == chosen else [Label(_point(curve, row), _point_words(curve, row), _CAUSAL)]
     if chosen is not None:
-        ring = 2.0 * size * chosen.cpu_us + 120
+        ring = 2.0 * size * chosen.p50_us + 120
         ax.scatter(*_point(curve, chosen), s=ring, facecolors="none", edgecolors=INK, linewidths=1.8, zorder=5)
         what = "chosen" if curve.best is not None else "the nearest"
         labels.append(Label(_point(curve, chosen), f"{what}: {_point_words(curve, chosen)}", INK, "bold"))
@@ -92,7 +92,7 @@ def _scales(ax: Axes, curve: BudgetCurve, rows: Sequence[Row]) -> None:
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.set_title("What waiting buys", loc="left", fontsize=12.5, fontweight="bold")
-    ax.set_title("area of a point: processor time of a sample", loc="right", fontsize=9.5, color=FAINT)
+    ax.set_title("area of a point: compute of a sample", loc="right", fontsize=9.5, color=FAINT)
     ax.set_xlabel("delay of the slowest output" + ("" if curve.rate_hz else ", samples"))
     ax.set_ylabel(_HEADINGS[curve.metric])
 
@@ -124,7 +124,7 @@ def _value(curve: BudgetCurve, row: Row) -> str:
 
 
 def _dot(ax: Axes, curve: BudgetCurve, row: Row, tint: str, size: float) -> None:
-    ax.scatter(*_point(curve, row), s=size * row.cpu_us, color=tint, edgecolors=PAPER, linewidths=1, zorder=4)
+    ax.scatter(*_point(curve, row), s=size * row.p50_us, color=tint, edgecolors=PAPER, linewidths=1, zorder=4)
 
 
 def _point(curve: BudgetCurve, row: Row) -> tuple[float, float]:
@@ -140,14 +140,14 @@ def _along(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _line_words(line: Sequence[Row]) -> str:
-    chunk, us = line[0].chunk, [row.cpu_us for row in line]
+    chunk, us = line[0].chunk, [row.p50_us for row in line]
     released = "one by one" if chunk == 1 else f"in blocks of {chunk}"
     return f"{released}\n{min(us):.3g} to {max(us):.3g} µs a sample"
 
 
 def _point_words(curve: BudgetCurve, row: Row) -> str:
     late = curve.delay_words(row.delay_samples)
-    return f"{row.name}\n{_value(curve, row)}, {late} late, {row.cpu_us:.3g} µs a sample"
+    return f"{row.name}\n{_value(curve, row)}, {late} late, {row.p50_us:.3g} µs a sample"
 
 
 def _levels(ax: Axes, curve: BudgetCurve) -> None:

@@ -44,9 +44,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Compute:
-    """Wall time of a sample and its processor time, in microseconds; a percentile is None where too few are known."""
+    """Wall time of a sample and its processor time (the mean), in microseconds; ``p99_us`` is None of a few calls."""
 
-    p50_us: float | None
+    p50_us: float
     p99_us: float | None
     cpu_us: float
 

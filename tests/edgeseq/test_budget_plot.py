@@ -80,7 +80,7 @@ def test_everything_has_its_words_and_none_covers_another() -> None:
 def test_the_area_of_a_point_is_its_compute() -> None:
     ax, _ = drawn(curve(target=None, max_delay_samples=None))
     areas = [float(points.get_sizes()[0]) for points in ax.collections]
-    us = sorted(row.cpu_us for row in curve().rows if row.kind != "offline")
+    us = sorted(row.p50_us for row in curve().rows if row.kind != "offline")
     assert sorted(areas) == pytest.approx([cpu_us * max(areas) / max(us) for cpu_us in us])
 
 
