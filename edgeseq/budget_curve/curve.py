@@ -256,7 +256,7 @@ def _table(curve: BudgetCurve) -> list[str]:
     chosen = curve.best or curve.nearest
     heads = [
         ("", ""),
-        *((("delay, ms" if ms else "delay, steps"), "slowest"), ("", "mean")),
+        *((("delay, ms" if ms else "delay, samples"), "slowest"), ("", "mean")),
         *((("share right", ""),) if curve.rows[0].accuracy is not None else ()),
         *((("as offline", ""),) if curve.rows[0].agreement is not None else ()),
         *(("difference", "largest"), ("", "mean")),

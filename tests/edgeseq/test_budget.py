@@ -157,7 +157,7 @@ def test_tokens_in_stacks_without_a_rate(tmp_path: Path, randomise: Any) -> None
     assert curve.rows[1].max_difference <= 1e-5
     assert {row.delay_ms for row in curve.rows} == {row.cpu_s_per_hour for row in curve.rows} == {None}
     assert curve.best == curve.rows[0]
-    assert "delay, steps" in str(curve)
+    assert "delay, samples" in str(curve)
     assert "CPU s" in str(curve)
     assert curve.verdict.startswith("the best within 7 samples: lookahead 3, chunk 2, with accuracy 0.")
     with pytest.raises(ConfigError, match=r"max_delay_s=0\.2: expected a model with a sample rate, got none; give max"):
