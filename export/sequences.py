@@ -21,7 +21,7 @@ def with_gaps(inputs: Inputs) -> Inputs:
 
     Example:
         >>> with_gaps([np.ones(12, np.int32)])
-        [array([1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1], dtype=int32)]
+        [array([1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1], dtype=int32)]
     """
     n = len(inputs[0])
     kept = np.repeat(np.random.default_rng(SEED).random(-(-n // 3)) < 0.6, 3)[:n]

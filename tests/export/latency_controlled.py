@@ -135,10 +135,11 @@ def stack(
     )
 
 
-def write(path: Path, model: Stack, *, one_node: bool = True) -> Path:
+def write(path: Path, model: Stack, *, one_node: bool = True, turned: bool = False) -> Path:
     """An offline file (batch, time, C) -> (batch, time, 2): one bidirectional node a layer, or one each way.
 
-    One node each way is written as Keras does: the input is reversed, and so is what comes of it.
+    One node each way is written as Keras does: the input is reversed, and so is what comes of it. If ``turned``, the
+    backward node has the direction "reverse", and so has the forward one, between two reversals.
     """
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, Array] = {
@@ -174,7 +175,12 @@ def write(path: Path, model: Stack, *, one_node: bool = True) -> Path:
             nodes.append(helper.make_node("Split", [y], [f"f_{i}", f"r_{i}"], axis=1, num_outputs=2))
             ahead, back = f"f_{i}", f"r_{i}"
         else:
-            ahead = recurrent(f"ahead_{i}", x, halves[:1])
+            ahead = x if not turned else reverse(f"x_a_{i}", x)
+            ahead = recurrent(f"ahead_{i}", ahead, halves[:1], direction="reverse" if turned else "forward")
+            ahead = reverse(f"a_{i}", ahead) if turned else ahead
+        if not one_node and turned:
+            back = recurrent(f"back_{i}", x, halves[1:], direction="reverse")
+        elif not one_node:
             back = reverse(f"r_{i}", recurrent(f"back_{i}", reverse(f"x_r_{i}", x), halves[1:]))
         ahead, back = (op("Squeeze", f"{each}_flat", each, "one") for each in (ahead, back))
         if model.merge == "concat":

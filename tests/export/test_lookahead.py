@@ -93,6 +93,44 @@ def test_the_last_rows_of_one_layer_are_the_offline_model(chunk: int, steps: int
         assert np.abs(got - expected).max() > 1e-3  # and the others are not: it is an approximation
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", range(40))
+def test_random_stacks_sizes_and_chunkings(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    model = stack(
+        str(rng.choice(["LSTM", "GRU", "RNN"])),
+        merge=str(rng.choice(["concat", "sum", "mul", "ave"])),
+        **{name: int(n) for name, n in zip(("n_layers", "units", "n_in"), rng.integers(1, 4, size=3), strict=True)},
+        gain=float(rng.uniform(0.5, 2.5)),
+        seed=seed,
+    )
+    path = write(tmp_path / "m.onnx", model, one_node=bool(rng.integers(2)), turned=bool(rng.integers(2)))
+    chunk, steps, n = (int(high) for high in rng.integers([1, 0, 1], [10, 12, 40]))
+    x = rng.normal(size=(2, n, model.layers[0][0].w.shape[1])).astype(np.float32) * rng.choice([1, 30])
+    expected = np.stack([model.latency_controlled(each, chunk=chunk, steps=steps) for each in x])
+    scale = max(1.0, float(np.abs(expected).max()))
+    for sizes in ([], [int(size) for size in rng.integers(1, 12, size=20)]):
+        got = streamed(bounded(path, chunk=chunk, steps=steps), x.astype(np.float32), sizes)
+        np.testing.assert_allclose(got, expected, atol=2e-5 * scale, err_msg=f"{chunk}, {steps}, {n}")
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU"])
+def test_directions_count_from_the_samples(op_type: str, tmp_path: Path) -> None:
+    """A node of the direction "reverse" runs backwards, unless time was reversed before it."""
+    model = stack(op_type, n_layers=2, seed=3)
+    path = write(tmp_path / "m.onnx", model, one_node=False, turned=True)
+    step = bounded(path, chunk=3, steps=4)
+    assert step.lookahead is not None
+    assert [layer.node for layer in step.lookahead.layers] == ["back_0", "back_1"]
+    x = RNG.normal(size=(2, 20, 3)).astype(np.float32)
+    expected = np.stack([model.latency_controlled(each, chunk=3, steps=4) for each in x])
+    for sizes in ([], [1] * 20, [7, 4]):
+        np.testing.assert_allclose(streamed(step, x, sizes), expected, atol=1e-5)
+    with pytest.raises(NotStreamableError, match="its backward half starts at the end"):
+        derive(ir.load(path), 1)
+    assert streamify(path, tmp_path / "m.stream.onnx", 1, lookahead=4, chunk=3).contract.worst < 1e-5
+
+
 def test_the_reference_does_what_the_definition_says() -> None:
     model = stack("GRU", seed=4)
     back = model.layers[0][1]

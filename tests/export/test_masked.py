@@ -161,6 +161,13 @@ UNKNOWN = {
     ),
     "another mask counted": (WHOLE.replace("v, order", OTHER + "v, order").replace("B, count)", "B, count2)"), "Shape"),
     "the steps that do not count first": (WHOLE.replace("TopK<axis=1>", "TopK<axis=1, largest=0>"), "Shape|TopK"),
+    "sums of the steps before": (WHOLE.replace("CumSum(", "CumSum<exclusive=1>("), "CumSum|Shape"),
+    "zeros by another mask": (
+        (MASK + COUNTED + layer("LSTM", spread=ZEROS))
+        .replace("v, order", OTHER + "v, order")
+        .replace("Where(m,", "Where(m2,"),
+        "CumSum|Shape",
+    ),
     "sums from the end": (WHOLE.replace("CumSum(", "CumSum<reverse=1>("), "CumSum|Shape"),
     "sums of another mask": (
         WHOLE.replace("v, order", OTHER + "v, order").replace("CumSum(ones,", "CumSum(ones2,"),
