@@ -251,17 +251,18 @@ def budget(
         groups: of the data (subjects), only these.
         lookaheads: steps that each bidirectional layer looks ahead.
         chunks: sizes of the blocks in which outputs come.
-        causal: a stream file of a model without lookahead, to compare.
+        causal: a stream file of a model that streams exactly, to compare.
         target: what is to be reached: accuracy=0.9, agreement=0.99 or max_difference=0.01.
         max_delay: the longest delay that is allowed: 200ms, 0.2s, or a number of samples.
         max_samples: compare at most so many samples, from the start of the data.
         as_json: write everything that was measured to this file.
         plot: draw the curve to this .png or .svg file.
     """
-    with _needs("train", "demos"):
-        from edgeseq.budget_curve.command import run_budget
+    from edgeseq.budget_curve.command import run_budget
+
     arguments = {"groups": groups, "lookaheads": lookaheads, "chunks": chunks, "causal": causal, "target": target}
-    curve = run_budget(model, data, max_delay, as_json, plot, **arguments, max_samples=max_samples)
+    with _needs("train"):
+        curve = run_budget(model, data, max_delay, as_json, plot, **arguments, max_samples=max_samples)
     if curve.nearest is not None:
         sys.exit(1)
 

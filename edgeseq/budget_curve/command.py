@@ -65,5 +65,5 @@ def _shown() -> Iterator[Any]:
         yield None
         return
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("reading the data", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)

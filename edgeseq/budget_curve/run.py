@@ -75,7 +75,7 @@ def budget(
             arrays, or pairs of an array and its labels, where -1 does not count. Data that the model has not seen.
         lookaheads: steps that each recurrent layer looks ahead.
         chunks: sizes of the blocks in which outputs come.
-        causal: a stream file of a model without lookahead, ``NAME.stream.onnx``, to compare.
+        causal: a stream file, ``NAME.stream.onnx``, of a model that streams exactly, to compare.
         target: what is to be reached: ``"accuracy=0.9"``, ``"agreement=0.99"``, ``"max_difference=0.01"``.
         max_delay_s: the longest delay that is allowed, in seconds of a model with a sample rate.
         max_delay_samples: the same in samples.
@@ -197,7 +197,7 @@ def _grid(lookaheads: Sequence[int], chunks: Sequence[int]) -> list[tuple[int, i
 
 
 def _streamed(model: Path, folder: Path, lookahead: int, chunk: int) -> _Way:
-    from edgeseq.export import streamify
+    from edgeseq.export import streamify  # the budget alone needs it, so that reading a curve does not
 
     path = folder / f"{model.stem}_{lookahead}_{chunk}.stream.onnx"
     streamify(model, path, lookahead=lookahead, chunk=chunk)
@@ -216,7 +216,8 @@ def _causal(path: Path_, offline: Description) -> _Way:
                 f"{other.shape} {list(other.names or ())}, got {own.dtype} {own.shape} {list(own.names or ())}; "
                 "compare models of the same data"
             )
-    return _Way(f"causal {model.name}", "causal", model, model.lookahead, model.description.granule)
+    kind = "causal" if model.lookahead == 0 else "stream"
+    return _Way(f"{kind} {model.name}", "causal", model, model.lookahead, model.description.granule)
 
 
 def _timed(ways: Sequence[_Way], offline: OfflineWatch, data: Sequences, said: _Said) -> tuple[list[Compute], Compute]:

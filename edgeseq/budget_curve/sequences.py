@@ -166,6 +166,11 @@ def _checked(
     n_labels: int,
     most: int | None,
 ) -> Sequences:
+    if labels is not None and n_labels == 1:
+        raise ConfigError(
+            "data: expected no labels for a model of one output, since accuracy is that of the most likely of several; "
+            "leave them out, and ask for a max_difference"
+        )
     if most is not None and most < 1:
         raise ConfigError(f"max_samples: expected at least 1, got {most}")
     check = InputCheck(taken)

@@ -292,6 +292,23 @@ def test_models_of_another_kind_are_refused(tmp_path: Path, randomise: Any) -> N
         edgeseq.budget(tmp_path / "classifier.onnx", signals(20))
 
 
+def test_a_model_of_one_output_has_differences_alone(tmp_path: Path, randomise: Any) -> None:
+    from edgeseq.export import export_model
+
+    model = randomise(edgeseq.bilstm_tagger(3, 1, units=2, output_activation="sigmoid"))
+    path = export_model(model, tmp_path, name="one").offline
+    sizes: dict[str, Any] = {"lookaheads": [0, 30], "chunks": [1]}
+    curve = edgeseq.budget(path, signals(25), **sizes, target="max_difference=1e-4")
+    assert {row.agreement for row in curve.rows} == {row.accuracy for row in curve.rows} == {None}
+    assert curve.best is not None
+    assert curve.best.lookahead == 30
+    curve.save_plot(tmp_path / "one.png")
+    with pytest.raises(ConfigError, match="no labels for a model of one output"):
+        edgeseq.budget(path, labelled(25), **sizes)
+    with pytest.raises(ConfigError, match=r"target agreement 0\.9: expected a model of several outputs"):
+        edgeseq.budget(path, signals(25), **sizes, target="agreement=0.9")
+
+
 def command(*arguments: object) -> int | str | None:
     with pytest.raises(SystemExit) as exit_:
         main(["budget", *map(str, arguments)])
