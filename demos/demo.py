@@ -1,4 +1,4 @@
-"""The whole way on real data: ``python -m demos.demo --out runs/demo``, some three minutes on two cores.
+"""The whole way on real data: ``python -m demos.demo --out runs/demo``, some four minutes on two cores.
 
 Owns the order of the steps: smartwatch recordings, two trainings, two exports, the check that the streamed TCN equals
 its offline model on sessions of unseen subjects, the latency comparison, the report. `demos.latency` compares. Refuses
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"demo: {error}") from error
     console.print()
     print_summary(metrics, console)
-    for name in ("report.html", "latency.png", "metrics.json", "models"):
+    for name in ("report.html", "latency.png", "budget.png", "metrics.json", "models"):
         console.print(str(options.out / name), soft_wrap=True)
 
 

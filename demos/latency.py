@@ -222,7 +222,7 @@ def waiting(folder: Path, held_out: Sessions, settings: Settings, say: Say) -> d
 
 
 def run(folder: Path, out: Path, settings: Settings, held_out: Sessions, say: Say = print) -> dict[str, Any]:
-    """Compare the models of a folder and write metrics.json, report.html and latency.png; returns the metrics."""
+    """Compare the models of a folder and write metrics.json, report.html and pictures; returns the metrics."""
     from demos.report import write_report
 
     metrics = (

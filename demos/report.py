@@ -1,4 +1,4 @@
-"""The page about the comparison: ``python -m demos.report runs/demo/metrics.json`` writes report.html and latency.png.
+"""The page about the comparison: ``python -m demos.report runs/demo/metrics.json`` writes report.html and pictures.
 
 Owns the words, the tables and the page; `demos.figures` draws. The page is one file: its style and its pictures stand
 in it, and it asks no server for anything. Refuses nothing: a figure that could not be measured is a dash.
@@ -332,9 +332,10 @@ td strong { font-weight: 700; box-shadow: inset 0 -.14em #56B4E9 }
 
 
 def write_report(metrics: Metrics, out: Path) -> None:
-    """Write report.html and latency.png into a folder that exists."""
+    """Write report.html, latency.png and budget.png into a folder that exists."""
     (out / "report.html").write_text(render(metrics), encoding="utf-8")
     save_overview(metrics, out / "latency.png", headline(metrics))
+    BudgetCurve.from_dict(metrics["budget"]).save_plot(out / "budget.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,9 @@ def test_the_whole_way_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[st
     pytest.importorskip("seglearn")
     demo.main(["--out", str(tmp_path / "demo"), "--quick"])
     out = tmp_path / "demo"
-    assert {file.name for file in out.iterdir()} == {"models", "report.html", "latency.png", "metrics.json"}
+    assert {file.name for file in out.iterdir()} == {
+        "models", "report.html", "latency.png", "budget.png", "metrics.json"
+    }  # fmt: skip
     assert {file.name for file in (out / "models").iterdir()} == {
         "tcn.keras", "tcn.json", "tcn.onnx", "tcn.stream.onnx", "bilstm.keras", "bilstm.json", "bilstm.onnx",
         "bilstm_5_5.stream.onnx",

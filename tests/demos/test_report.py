@@ -208,7 +208,7 @@ def test_the_picture_is_1200_pixels_wide(metrics: dict[str, Any], tmp_path: Path
     png = (tmp_path / "latency.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(png[16:20], "big") == 1200
-    assert {file.name for file in tmp_path.iterdir()} == {"latency.png", "report.html"}
+    assert {file.name for file in tmp_path.iterdir()} == {"latency.png", "budget.png", "report.html"}
 
 
 def test_a_comparison_without_a_timeline_or_a_found_change_still_has_a_page(

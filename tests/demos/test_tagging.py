@@ -53,3 +53,14 @@ def test_a_mistake_ends_the_demo_with_its_words(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(tagging, "train_and_export", fail)
     with pytest.raises(SystemExit, match="tagging: no such thing"):
         tagging.main(["--out", str(tmp_path)])
+
+
+@pytest.mark.extended
+def test_one_later_token_buys_nearly_everything(tmp_path: Path) -> None:
+    held_out = tagging.train_and_export(tmp_path, print, n_files=150, steps=250)
+    curve = tagging.waiting(tmp_path, held_out, print, lookaheads=(0, 1, 2, 4, 8, 16), chunks=(1,))
+    ahead = [row for row in curve.rows if row.kind == "lookahead"]
+    accuracy, agreement = (np.array([getattr(row, name) for row in ahead]) for name in ("accuracy", "agreement"))
+    assert accuracy[1] > accuracy[0] + 0.1
+    assert accuracy[1] > accuracy[-1] - 0.03
+    assert (np.diff(agreement) > -0.005).all()
