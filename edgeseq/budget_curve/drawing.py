@@ -19,6 +19,7 @@ __all__ = ["FAINT", "INK", "PAPER", "STYLE", "Label", "place_labels"]
 INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
 _NOTE_SIZE = 10
 _ROOM = 12  # pixels around a point that words keep off
+_WORDS, _OUTSIDE = 1000, 100_000
 # Around a point, in typographic points, nearest first.
 _PLACES = tuple(
     (dx * reach, dy * reach)
@@ -72,7 +73,7 @@ def place_labels(ax: Axes, labels: Sequence[Label], *, keep_off: Sequence[tuple[
     for label in sorted(labels, key=lambda label: (label.point, label.words), reverse=True):
         x, y = ax.transData.transform(label.point)
         size = _text_size(ax, label)
-        place = min(_PLACES, key=lambda at: _crowding(_box(at, (x, y), size, scale), [*taken, *spots], frame))
+        place = min(_PLACES, key=lambda at: _crowding(_box(at, (x, y), size, scale), taken, spots, frame))
         taken.append(_box(place, (x, y), size, scale))
         corner = _align(place[0], 1.0, 0.5, 0.0), _align(place[1], 1.0, 0.5, 0.0)
         ax.annotate(
@@ -111,7 +112,7 @@ def _align(offset: float, below: Any, zero: Any, above: Any) -> Any:
     return above if offset > 0 else below if offset < 0 else zero
 
 
-def _crowding(box: Bbox, others: Sequence[Bbox], frame: Bbox) -> int:
-    """How many things the words would cover; standing outside of the frame is worse than any of them."""
+def _crowding(box: Bbox, words: Sequence[Bbox], spots: Sequence[Bbox], frame: Bbox) -> int:
+    """How much the words would cover: a spot counts once, other words more, and standing outside of the frame most."""
     inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-    return box.count_overlaps(others) + (0 if inside else len(others) + 1)
+    return int(box.count_overlaps(spots) + _WORDS * box.count_overlaps(words) + (0 if inside else _OUTSIDE))

@@ -28,6 +28,7 @@ __all__ = ["draw", "save"]
 _LINES = ("#D55E00", "#E69F00", "#CC79A7", "#56B4E9")
 _CAUSAL, _GOAL = "#0072B2", "#009E73"
 _TICKS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_MOST_TICKS = 7
 _LARGEST_POINT = 420.0  # square points of area, of the row with the most compute
 _HEADINGS = {
     "accuracy": "labels right, %",
@@ -84,9 +85,11 @@ def _scales(ax: Axes, curve: BudgetCurve, rows: Sequence[Row]) -> None:
     heights += [] if curve.target is None else [_scaled(curve, curve.target.value)]
     margin = max(0.2 * (max(heights) - min(heights)), 1e-6)
     ax.set_xscale("function", functions=(_spread, _gathered))
-    ax.set_xlim(-0.35, _gathered(_spread(float(most)) * 1.15 + 0.25))
+    ax.set_xlim(-0.35, _gathered(_spread(float(most)) * 1.3 + 0.25))
     ax.set_ylim(min(heights) - margin, max(heights) + margin)
     ticks = [n for n in _TICKS if n <= most]
+    if len(ticks) > _MOST_TICKS:  # every second doubling, and 0
+        ticks = [0, *ticks[:0:-2][::-1]]
     ax.set_xticks(ticks, [_tick(curve, n) for n in ticks])
     ax.minorticks_off()
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
