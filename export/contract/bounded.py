@@ -49,7 +49,7 @@ def bounded_function(offline: OfflineModel, whole: OfflineFunction, stream: Desc
     reading = {name: Axes(*axes) for name, axes in zip(names, whole.input_axes, strict=True)}
     graph = ir.to_proto(cleaned(model, reading))
     reference = _Reference(graph, names, [port.name for port in stream.outputs], stream.lookahead)
-    return replace(whole, call=reference.run, input_axes=((0, 1),) * len(names), output_axes={})
+    return replace(whole, call=reference.run, input_axes=((0, 1),) * len(names))
 
 
 class _Reference:
@@ -215,13 +215,14 @@ def approximation(pair: Pair) -> Seen:
         float(np.abs(y - z).max(initial=0.0) / s.max())
         for y, z, s in zip(whole, pair.full.expected, pair.scales, strict=True)
     )
-    note = (
-        f"on {pair.longest} random samples rows are up to {far:.1e} of the output's scale from the offline model's, "
-        f"with a lookahead of {lookahead.steps} steps a layer in blocks of {lookahead.chunk}"
+    notes = (
+        f"held to the offline model with its backward halves run in blocks of {lookahead.chunk} steps, which see "
+        f"{lookahead.steps} steps behind them, and not to the offline model itself",
+        f"on {pair.longest} random samples rows are up to {far:.1e} of the output's scale from the offline model's",
     )
     if not lengths:
-        return Seen("no sequence is short enough for the lookahead to reach its end", notes=(note,))
-    return Seen(f"the offline model's rows on sequences of {', '.join(map(str, lengths))} samples", worst, (note,))
+        return Seen("no sequence is short enough for the lookahead to reach its end", notes=notes)
+    return Seen(f"the offline model's rows on sequences of {', '.join(map(str, lengths))} samples", worst, notes)
 
 
 BOUNDED_CLAUSES = {"approximation": approximation}

@@ -135,7 +135,8 @@ def both_halves(step: StepGraph, node: ir.Node, x: Timed, mask: Timed) -> Timed:
     sides = directions_of(node, x)
     delay = declare(step, node, x) if any(sides) else x.delay
     ahead = delay - x.delay
-    rows = step.with_history(x, ahead, what="rows") if ahead else x.value
+    kind, units = node.op_type.removeprefix("Masked").lower(), node.attributes.get_int("hidden_size")
+    rows = step.with_history(x, ahead, what=kind) if ahead else x.value
     valid = _all_valid(step, mask, ahead)
     final = replace(x, value=step.slice(rows, 0, 0, -ahead) if ahead else rows)
     halves = []
@@ -146,7 +147,6 @@ def both_halves(step: StepGraph, node: ir.Node, x: Timed, mask: Timed) -> Timed:
             halves.append(_blocks(step, one, x, [rows, valid, *weights]))
         else:
             now = step.once(("final", valid), lambda: step.slice(valid, 1, 0, -ahead)) if ahead else valid
-            kind, units = node.op_type.removeprefix("Masked").lower(), node.attributes.get_int("hidden_size")
             states = [step.state(f"{kind}_{part}", (units,)) for part in (("h", "c") if kind == "lstm" else ("h",))]
             (y,), last = _compact(step, one, final, [now, *weights], states)
             for state, after in zip(states, last, strict=True):
