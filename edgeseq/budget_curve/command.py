@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import Progress
 
 from edgeseq.budget_curve.curve import BudgetCurve
 from edgeseq.budget_curve.run import budget
-from edgeseq.errors import ConfigError
+from edgeseq.errors import ConfigError, MissingDependencyError
 
 __all__ = ["delay", "run_budget"]
 
@@ -22,8 +23,7 @@ def run_budget(
     model: Path, data: str, max_delay: str | None, json: Path | None, plot: Path | None, **arguments: Any
 ) -> BudgetCurve:
     """Measure, print the table, and write the files that were asked for; ``arguments`` are those of `budget`."""
-    if plot is not None and plot.suffix not in {".png", ".svg"}:
-        raise ConfigError(f"--plot: expected a path that ends in .png or .svg, got {str(plot)!r}")
+    _check_targets(json, plot)
     given: Any = data
     if data == "watch":
         from edgeseq.watch import HELD_OUT_SUBJECTS, load_recordings, splice
@@ -38,6 +38,21 @@ def run_budget(
     if plot is not None:
         curve.save_plot(plot)
     return curve
+
+
+def _check_targets(json: Path | None, plot: Path | None) -> None:
+    """Raise before minutes of measuring, if what comes out of them could not be written."""
+    for option, path in (("--json", json), ("--plot", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{option} {str(path)!r}: no folder {str(path.parent)!r}; make it first")
+    if plot is None:
+        return
+    if plot.suffix not in {".png", ".svg"}:
+        raise ConfigError(f"--plot: expected a path that ends in .png or .svg, got {str(plot)!r}")
+    if find_spec("matplotlib") is None:
+        raise MissingDependencyError(
+            "--plot needs the package 'matplotlib'; install it with pip install \"edgeseq[demos]\""
+        )
 
 
 def delay(text: str | None) -> dict[str, Any]:

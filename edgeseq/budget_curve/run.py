@@ -191,7 +191,7 @@ def _most_delay(seconds: float | None, samples: int | None, rate_hz: float | Non
 
 def _grid(lookaheads: Sequence[int], chunks: Sequence[int]) -> list[tuple[int, int]]:
     for what, values, least in (("lookaheads", lookaheads, 0), ("chunks", chunks, 1)):
-        if not values or any(not isinstance(n, int | np.integer) or n < least for n in values):
+        if not len(values) or any(not isinstance(n, int | np.integer) or n < least for n in values):
             raise ConfigError(f"{what}: expected integers of at least {least}, one or more, got {list(values)}")
     return [(int(nr), int(nc)) for nc in sorted(set(chunks)) for nr in sorted(set(lookaheads))]
 

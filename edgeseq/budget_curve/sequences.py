@@ -145,6 +145,11 @@ def _parts(data: Any, taken: Port) -> tuple[list[Array], list[Array] | None]:
         return [data], None
     if not isinstance(data, Iterable):
         raise ConfigError(f"data: expected sessions, a path, an array or a list of arrays, got {type(data).__name__}")
+    if isinstance(data, tuple) and len(data) == 2:
+        raise ConfigError(
+            "data: expected a list, got a tuple of two, which could be two sequences or one and its labels; give "
+            "[first, second] or [(sequence, labels)]"
+        )
     items = list(data)
     pairs = [isinstance(item, tuple) for item in items]
     if not any(pairs):

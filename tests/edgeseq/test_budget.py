@@ -241,9 +241,9 @@ def test_the_table_is_aligned_and_marks_the_choice(curve: BudgetCurve) -> None:
 
 def test_progress_counts_to_the_end() -> None:
     said: list[tuple[int, int, str]] = []
-    edgeseq.budget(
-        BILSTM, signals(20), lookaheads=[0, 1], chunks=[1], causal=CAUSAL, progress=lambda *a: said.append(a)
-    )
+    sizes: dict[str, Any] = {"lookaheads": np.arange(2), "chunks": (1, 1)}  # numpy's integers are as good
+    curve = edgeseq.budget(BILSTM, signals(20), **sizes, causal=CAUSAL, progress=lambda *told: said.append(told))
+    assert len(curve.rows) == 4
     assert [done for done, _, _ in said] == list(range(len(said)))
     assert {total for _, total, _ in said} == {len(said)}
 
@@ -315,7 +315,9 @@ def command(*arguments: object) -> int | str | None:
     return exit_.value.code
 
 
-def test_the_command_prints_the_table_and_writes_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_table_and_writes_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = labelled(90)[0]
     ones = Sessions((x[:50], x[50:]), (y[:50].astype(np.int32), y[50:].astype(np.int32)), (1, 2), ("x", "y", "z"),
                     ("rest", "move"), 50.0)  # fmt: skip
@@ -333,4 +335,8 @@ def test_the_command_prints_the_table_and_writes_the_files(tmp_path: Path, capsy
     assert "none reaches accuracy 0.999 within 200 ms; the nearest is" in capsys.readouterr().out
     assert "expected a time such as 200ms" in str(command(*asked, "--max-delay", "soon"))
     assert "expected a path that ends in .png" in str(command(*asked, "--plot", tmp_path / "b.gif"))
+    for option in ("--json", "--plot"):
+        assert f"{option} '{tmp_path}/no/b.png': no folder" in str(command(*asked, option, tmp_path / "no" / "b.png"))
+    monkeypatch.setattr("edgeseq.budget_curve.command.find_spec", lambda name: None)
+    assert "--plot needs the package 'matplotlib'" in str(command(*asked, "--plot", png))
     assert "no file" in str(command(BILSTM, "--data", tmp_path / "no.csv"))

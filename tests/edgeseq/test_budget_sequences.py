@@ -176,6 +176,11 @@ def test_lines_that_are_wrong_are_named(text: str, words: str | None, tmp_path: 
         ([(signal(2), [0, 1]), signal(2)], ConfigError, "got a mixture; label every sequence, with -1"),
         ([(signal(2),)], ConfigError, "got a mixture"),
         ([], ConfigError, "expected at least one sample"),
+        (
+            (signal(2), np.array([0, 1])),
+            ConfigError,
+            r"got a tuple of two.*give \[first, second\] or \[",
+        ),
         (7, ConfigError, "expected sessions, a path, an array or a list of arrays, got int"),
     ],
 )
