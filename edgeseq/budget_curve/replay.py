@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseq.budget_curve.sequences import Sequences
-from edgeseq.errors import ConfigError
+from edgeseq.errors import ConfigError, InputError
 from edgeseq.runtime import Model, OfflineModel, Stream
 
 Array = NDArray[Any]
@@ -55,11 +55,15 @@ def offline_outputs(model: OfflineModel, data: Sequences) -> list[Array]:
     """What the offline model gives for each sequence, (T, K).
 
     Raises:
+        InputError: ONNX Runtime rejects a sequence, for example for a token that is not in the vocabulary.
         ConfigError: it does not give a finite row for each sample.
     """
     outputs = []
     for number, x in enumerate(data.inputs):
-        y = model.run(x)
+        try:
+            y = model.run(x)
+        except InputError as error:
+            raise InputError(f"data, sequence {number}: {error}") from error
         if len(y) != len(x) or not np.isfinite(y).all():
             raise ConfigError(
                 f"{model!r}, sequence {number}: expected a finite row for each of {len(x)} samples, got {y.shape}; "

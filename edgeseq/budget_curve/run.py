@@ -104,12 +104,12 @@ def budget(
     grid = _grid(lookaheads, chunks)
     said = _Said(progress, 2 * len(grid) + (causal is not None) + 1 + _TURNS)
     ways = [] if causal is None else [_causal(causal, description)]
+    said("running the offline model")
+    whole = offline_outputs(offline, sequences)
     with tempfile.TemporaryDirectory() as folder:
         for lookahead, chunk in grid:
             said(f"making the stream of lookahead {lookahead} and chunk {chunk}")
             ways.append(_streamed(Path(model), Path(folder), lookahead, chunk))
-    said("running the offline model")
-    whole = offline_outputs(offline, sequences)
     qualities = []
     for way in ways:
         said(f"running {way.name}")

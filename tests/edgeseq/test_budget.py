@@ -17,7 +17,7 @@ from edgeseq.__main__ import main
 from edgeseq.budget_curve import BudgetCurve, Row
 from edgeseq.budget_curve.curve import Target
 from edgeseq.budget_curve.replay import StreamWatch, delays
-from edgeseq.errors import ConfigError, ModelFileError
+from edgeseq.errors import ConfigError, InputError, ModelFileError
 from edgeseq.sessions import Sessions
 
 BILSTM, CAUSAL = "tests/data/tiny_bilstm.onnx", "tests/data/tiny.stream.onnx"
@@ -160,6 +160,9 @@ def test_tokens_in_stacks_without_a_rate(tmp_path: Path, randomise: Any) -> None
     assert "delay, samples" in str(curve)
     assert "CPU s" in str(curve)
     assert curve.verdict.startswith("the best within 7 samples: lookahead 3, chunk 2, with accuracy 0.")
+    unknown = [data[0], (np.full(3, 99, np.int32), [0, 0, 0])]
+    with pytest.raises(InputError, match=r"data, sequence 1: model 'tagger': ONNX Runtime rejected the input"):
+        edgeseq.budget(tmp_path / "tagger.onnx", unknown)
     with pytest.raises(ConfigError, match=r"max_delay_s=0\.2: expected a model with a sample rate, got none; give max"):
         edgeseq.budget(tmp_path / "tagger.onnx", data, max_delay_s=0.2)
 
