@@ -34,7 +34,7 @@ from edgeseq.runtime import Model, load, load_offline
 
 __all__ = ["budget"]
 
-Path_ = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, all steps, and what comes next."""
 
@@ -54,12 +54,12 @@ class _Way:
 
 
 def budget(
-    model: Path_,
+    model: FilePath,
     data: Any,
     *,
     lookaheads: Sequence[int] = (0, 1, 2, 4, 8, 16, 32),
     chunks: Sequence[int] = (1, 8),
-    causal: Path_ | None = None,
+    causal: FilePath | None = None,
     target: str | None = None,
     max_delay_s: float | None = None,
     max_delay_samples: int | None = None,
@@ -90,9 +90,13 @@ def budget(
 
     Example:
         >>> import edgeseq
-        >>> edgeseq.budget("tests/data/tiny.onnx", [np.zeros((50, 3), np.float32)], target="accuracy=0.9")
-        Traceback (most recent call last):
-        edgeseq.errors.ConfigError: target accuracy 0.9: expected data with labels; ...
+        >>> x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+        >>> sizes = {"lookaheads": (0, 60), "chunks": (1,)}
+        >>> curve = edgeseq.budget("tests/data/tiny_bilstm.onnx", [x], **sizes, target="max_difference=1e-4")
+        >>> [row.name for row in curve.rows]
+        ['lookahead 0, chunk 1', 'lookahead 60, chunk 1', 'offline, at the end']
+        >>> curve.best.name, curve.best.delay_ms
+        ('lookahead 60, chunk 1', 1200.0)
     """
     offline = load_offline(model)
     description = offline.description
@@ -204,7 +208,7 @@ def _streamed(model: Path, folder: Path, lookahead: int, chunk: int) -> _Way:
     return _Way(f"lookahead {lookahead}, chunk {chunk}", "lookahead", load(path), lookahead, chunk)
 
 
-def _causal(path: Path_, offline: Description) -> _Way:
+def _causal(path: FilePath, offline: Description) -> _Way:
     model = load(path)
     d = model.description
     _ports(d)
