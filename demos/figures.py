@@ -103,7 +103,11 @@ def draw_trade_off(ax: Axes, metrics: Metrics) -> None:
             zorder=3,
         )
     place_labels(
-        ax, [Label(at, _point_words(m)) for m, at in zip(points, zip(times, heights, strict=True), strict=True)]
+        ax,
+        [
+            Label(at, _point_words(m), colour(m["key"]))
+            for m, at in zip(points, zip(times, heights, strict=True), strict=True)
+        ],
     )
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.transforms import Bbox
 
-__all__ = ["FAINT", "INK", "PAPER", "STYLE", "Label", "place_labels"]
+__all__ = ["FAINT", "INK", "PAPER", "STYLE", "Label", "as_ink", "place_labels"]
 
 INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
 _NOTE_SIZE = 10
@@ -57,6 +58,17 @@ class Label:
     weight: Literal["normal", "bold"] = "normal"
 
 
+def as_ink(tint: str) -> tuple[float, float, float]:
+    """A colour dark enough for words on paper, of the same hue.
+
+    Example:
+        >>> as_ink("#ff8000")
+        (0.65, 0.32..., 0.0)
+    """
+    red, green, blue = (0.65 * part for part in to_rgb(tint))
+    return red, green, blue
+
+
 def place_labels(ax: Axes, labels: Sequence[Label], *, keep_off: Sequence[tuple[float, float]] = ()) -> None:
     """Write words beside their points, each at the nearest of some places around its point that is still free.
 
@@ -83,7 +95,7 @@ def place_labels(ax: Axes, labels: Sequence[Label], *, keep_off: Sequence[tuple[
             textcoords="offset points",
             ha=_align(place[0], "right", "center", "left"),
             va=_align(place[1], "top", "center", "bottom"),
-            color=label.colour,
+            color=as_ink(label.colour),
             fontsize=_NOTE_SIZE,
             fontweight=label.weight,
             linespacing=1.3,

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from edgeseq.budget_curve.curve import BudgetCurve, Row
-from edgeseq.budget_curve.drawing import FAINT, INK, PAPER, STYLE, Label, place_labels
+from edgeseq.budget_curve.drawing import FAINT, INK, PAPER, STYLE, Label, as_ink, place_labels
 from edgeseq.errors import ConfigError
 
 __all__ = ["draw", "save"]
@@ -175,7 +175,7 @@ def _levels(ax: Axes, curve: BudgetCurve) -> None:
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             ha="right",
-            color=_GOAL,
+            color=as_ink(_GOAL),
             fontsize=10,
         )
 
@@ -200,6 +200,6 @@ def _beside(ax: Axes, height: float, words: str, tint: str, *, above: bool) -> N
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         va="bottom" if above else "top",
-        color=tint,
+        color=as_ink(tint),
         fontsize=10,
     )
