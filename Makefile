@@ -11,8 +11,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-demo: $(READY)  ## Train two models on real sensor data, export, stream and compare them: runs/demo/report.html
+demo: $(READY)  ## Train on real sensor data and on tokens, export, stream and compare: runs/demo/report.html, runs/tagging
 	$(BIN)/python -m demos.demo --out runs/demo
+	$(BIN)/python -m demos.tagging --out runs/tagging
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -q

@@ -242,6 +242,47 @@ def _contract_rows(report: Any) -> dict[str, str]:
 
 
 @app.command
+def budget(
+    model: Path,
+    *,
+    data: str,
+    groups: Annotated[Sequence[int] | None, Parameter(consume_multiple=True, negative="")] = None,
+    lookaheads: Annotated[Sequence[int], Parameter(consume_multiple=True, negative="")] = (0, 1, 2, 4, 8, 16, 32),
+    chunks: Annotated[Sequence[int], Parameter(consume_multiple=True, negative="")] = (1, 8),
+    causal: Path | None = None,
+    target: str | None = None,
+    max_delay: str | None = None,
+    max_samples: int | None = None,
+    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
+    plot: Path | None = None,
+) -> None:
+    """Measure what every step of delay buys for a bidirectional model, on your own data.
+
+    Exit status 1 if a target or a longest delay was given and nothing meets it.
+
+    Args:
+        model: an offline file of edgeseq, NAME.onnx, with bidirectional layers.
+        data: "watch", the held-out smartwatch recordings of seglearn, or an .npz or .csv file; see docs/budget.md.
+        groups: of the data (subjects), only these.
+        lookaheads: steps that each bidirectional layer looks ahead.
+        chunks: sizes of the blocks in which outputs come.
+        causal: a stream file of a model that streams exactly, to compare.
+        target: what is to be reached: accuracy=0.9, agreement=0.99 or max_difference=0.01.
+        max_delay: the longest delay that is allowed: 200ms, 0.2s, or a number of samples.
+        max_samples: compare at most so many samples, from the start of the data.
+        as_json: write everything that was measured to this file.
+        plot: draw the curve to this .png or .svg file.
+    """
+    from edgeseq.budget_curve.command import run_budget
+
+    arguments = {"groups": groups, "lookaheads": lookaheads, "chunks": chunks, "causal": causal, "target": target}
+    with _needs("train"):
+        curve = run_budget(model, data, max_delay, as_json, plot, **arguments, max_samples=max_samples)
+    if curve.nearest is not None:
+        sys.exit(1)
+
+
+@app.command
 def inspect(
     model: Path,
     *,
