@@ -6,7 +6,6 @@ bytes of its own snapshot, which guard themselves.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -184,7 +183,7 @@ def _row_state(header: Mapping[str, Any], arrays: Mapping[str, Array], rows: Row
         setattr(rows, name, _count(numbers[name]))
     rows.flagged_before = _count(numbers["flagged_before"] + 1) - 1
     rows.flag_next = bool(numbers["flag_next"])
-    rows.times = deque(None if np.isnan(t) else t for t in arrays["times"].astype(np.float64).tolist())
+    rows.times = [None if np.isnan(t) else t for t in arrays["times"].astype(np.float64).tolist()]
     if rows.times_first + len(rows.times) != rows.position:
         raise ValueError("times are not as many as the samples whose rows are to come")
     rows.flagged = [_count(n) for n in arrays["flagged"].tolist()]
