@@ -114,3 +114,21 @@ def adds_up(feeder: rt.Feeder) -> None:
     c = feeder.counters
     waiting = sum(feeder.n_waiting(stream_id) for stream_id in feeder.ids)
     assert c.received == c.used + c.late + c.duplicates + c.rejected + waiting, (c, waiting)
+
+
+def messy(model: rt.Model, n: int, seed: int, ids: int) -> list[rt.Sample]:
+    """Samples of some streams, permuted, dropped, doubled, incomplete and wrong."""
+    rng, sent = np.random.default_rng(seed), []
+    values = drawn(model, n, seed)
+    for k in np.argsort(np.arange(n) + rng.integers(0, 8, n), kind="stable").tolist():
+        for _ in range(int(rng.choice([0, 1, 1, 1, 1, 2]))):
+            x = [array.copy() for array in values[k]]
+            if rng.random() < 0.2 and x[0].dtype.kind == "f":
+                x[0][rng.integers(len(x[0]))] = rng.choice([np.nan, np.inf])
+            place = (k // ids + 1000 * (rng.random() < 0.02)) / 50
+            sent.append(rt.Sample(f"s{k % ids}", given(model, tuple(x)), place, int(place * 50 + 0.5)))
+    return sent
+
+
+def said(predictions: list[rt.Prediction]) -> list[Any]:
+    return [p.to_dict() for p in predictions]

@@ -14,7 +14,7 @@ from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, DTypeError, EdgeseqError, InputError, NonFiniteError, ShapeError, SnapshotError
 from edgeseq.runtime.sample import Values
 from tests.runtime import feed_models
-from tests.runtime.feed_models import MODELS, adds_up, assert_same_bits, drawn, rows_fed, rows_of, streaming
+from tests.runtime.feed_models import MODELS, adds_up, assert_same_bits, drawn, rows_fed, rows_of, said, streaming
 
 TINY = rt.load("tests/data/tiny.stream.onnx")
 
@@ -247,94 +247,6 @@ def test_a_silent_sensor_is_waited_for_no_longer_on_demand() -> None:
     assert len(feeder.feed(rt.Sample("a", x[4], sequence=4))) == 1
     assert feeder.feed(rt.Sample("a", x[2], sequence=2)) == []
     assert feeder.counters.late == 1
-
-
-def messy(model: rt.Model, n: int, seed: int, ids: int) -> list[rt.Sample]:
-    """Samples of some streams, permuted, dropped, doubled, incomplete and wrong."""
-    rng, sent = np.random.default_rng(seed), []
-    values = drawn(model, n, seed)
-    for k in np.argsort(np.arange(n) + rng.integers(0, 8, n), kind="stable").tolist():
-        for _ in range(int(rng.choice([0, 1, 1, 1, 1, 2]))):
-            x = [array.copy() for array in values[k]]
-            if rng.random() < 0.2 and x[0].dtype.kind == "f":
-                x[0][rng.integers(len(x[0]))] = rng.choice([np.nan, np.inf])
-            place = (k // ids + 1000 * (rng.random() < 0.02)) / 50
-            sent.append(rt.Sample(f"s{k % ids}", feed_models.given(model, tuple(x)), place, int(place * 50 + 0.5)))
-    return sent
-
-
-CLOCKS = [
-    {"gap": "hold", "missing": "hold", "jump": "reset", "grace_s": 0.06},
-    {"gap": "interpolate", "missing": "interpolate", "jump": "rebase", "grace_s": 0.02},
-    {"gap": "reset", "missing": "interpolate", "jump": "raise", "grace_s": 0.06},
-    {"gap": "interpolate", "missing": "hold", "jump": "reset", "resample": "linear", "sensor_hz": 40, "grace_s": 0.05},
-    {"gap": "hold", "missing": "reject", "jump": "rebase", "resample": "nearest", "sensor_hz": 60, "grace_s": 0.05},
-]
-LABELS = (rt.ExponentialAverage(0.5), rt.Majority(3), rt.HoldRepeats(2), rt.HoldMargin(0.1))
-
-
-def said(predictions: list[rt.Prediction]) -> list[Any]:
-    return [p.to_dict() for p in predictions]
-
-
-@pytest.mark.parametrize("name", ["causal", "lookahead", "strided, ahead", "several rows", "mean", "ports"])
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 60), st.sampled_from(CLOCKS), st.data())
-def test_snapshots_at_any_moment_change_nothing(
-    name: str, seed: int, n: int, options: dict[str, Any], data: st.DataObject
-) -> None:
-    model = streaming(name)
-
-    def make() -> rt.Feeder:
-        return rt.Feeder(model, rt.SensorClock(rate_hz=50, **options), labels=LABELS)
-
-    sent = messy(model, n, seed, 2)
-    cuts = data.draw(st.sets(st.integers(0, len(sent)), max_size=3))
-    undisturbed, disturbed = make(), make()
-    out, again = [], []
-    errors: list[str] = []
-    for i, sample in enumerate(sent):
-        if i in cuts:
-            fresh = make()
-            for stream_id in disturbed.ids:
-                snapshot = disturbed.snapshot(stream_id)
-                fresh.restore(stream_id, snapshot)
-                assert fresh.snapshot(stream_id) == snapshot == undisturbed.snapshot(stream_id)
-            disturbed = fresh
-        out += undisturbed.feed_many([sample], on_error=lambda _, error: errors.append(str(error)))
-        again += disturbed.feed_many([sample], on_error=lambda _, error: errors.append(str(error)))
-        adds_up(undisturbed)
-    for stream_id in undisturbed.ids:
-        out += undisturbed.flush(stream_id)
-        again += disturbed.flush(stream_id)
-    assert said(again) == said(out)
-    assert len(errors) % 2 == 0
-    for stream_id in undisturbed.ids:
-        rows_fed([p for p in out if p.stream_id == stream_id])
-        assert undisturbed.counters_of(stream_id) == disturbed.counters_of(stream_id)
-
-
-def test_a_snapshot_of_other_settings_or_another_model_is_refused() -> None:
-    feeder = rt.Feeder(TINY, rt.SensorClock(rate_hz=50, gap="hold"))
-    feeder.feed(rt.Sample("a", [1, 2, 3], sequence=0))
-    snapshot = feeder.snapshot("a")
-    with pytest.raises(InputError, match="not in use"):
-        feeder.restore("a", snapshot)
-    for other, match in (
-        (rt.Feeder(TINY, rt.SensorClock(rate_hz=50, gap="interpolate")), "another clock or other labels"),
-        (rt.Feeder(TINY, rt.SensorClock(rate_hz=50, gap="hold"), labels=[rt.Majority(3)]), "another clock or other"),
-        (rt.Feeder(streaming("causal"), rt.SensorClock(rate_hz=50, gap="hold")), "not those of|of another model"),
-    ):
-        with pytest.raises(SnapshotError, match=match):
-            other.restore("a", snapshot)
-        assert "a" not in other
-    fresh = rt.Feeder(TINY, rt.SensorClock(rate_hz=50, gap="hold"))
-    with pytest.raises(SnapshotError, match="expected one of a feeder's stream"):
-        fresh.restore("a", TINY.stream().snapshot())
-    for broken in (snapshot[:-1], b"", bytes([*snapshot[:40], snapshot[40] ^ 1, *snapshot[41:]])):
-        with pytest.raises(SnapshotError):
-            fresh.restore("a", broken)
-    fresh.restore("a", snapshot)
 
 
 def test_a_token_that_the_model_refuses_is_left_out_and_nothing_else() -> None:
