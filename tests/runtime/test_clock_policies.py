@@ -172,3 +172,38 @@ def test_what_comes_long_after_its_place_went_by_is_late_even_if_it_came_before(
     numbers = [*range(400), 399, 300, 10]
     state = feed(clock, [rt.Sample("a", np.zeros(2, np.float32), sequence=i) for i in numbers])
     assert (state.counts.duplicates, state.counts.late) == (2, 1)  # of the last 256 places it is known
+
+
+M, RESET = float("nan"), "|"
+# The drawings of docs/clock.md: settings, what is sent as (place, value), and what the model gets.
+DRAWN: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
+    "late": (
+        {"grace_s": 0.04, "gap": "reset"},
+        [(i, i) for i in (0, 1, 3, 2, 2, 4, 5, 8, 9, 10, 6)],
+        [0, 1, 2, 3, 4, 5, RESET, 8, 9, 10],
+    ),
+    "gap hold": ({"gap": "hold"}, [(i, i) for i in (0, 1, 2, 5, 6)], [0, 1, 2, 2, 2, 5, 6]),
+    "gap interpolate": ({"gap": "interpolate"}, [(i, i) for i in (0, 1, 2, 5, 6)], [0, 1, 2, 3, 4, 5, 6]),
+    "gap reset": ({"gap": "reset"}, [(i, i) for i in (0, 1, 2, 5, 6)], [0, 1, 2, RESET, 5, 6]),
+    "gap raise": ({}, [(i, i) for i in (0, 1, 2, 5, 6)], [0, 1, 2]),
+    "missing reject": ({"gap": "hold"}, [(1, 1), (2, 2), (3, M), (4, M), (5, 5)], [1, 2, 2, 2, 5]),
+    "missing hold": ({"missing": "hold"}, [(0, M), (1, 1), (2, 2), (3, M), (4, M), (5, 5)], [1, 2, 2, 2, 5]),
+    "missing interpolate": (
+        {"missing": "interpolate"},
+        [(0, M), (1, 1), (2, 2), (3, M), (4, M), (5, 5), (6, M)],
+        [1, 1, 2, 3, 4, 5, 5],
+    ),
+    "jump reset": ({"jump": "reset"}, [(i, i) for i in (10, 11, 12, 900, 901)], [10, 11, 12, RESET, 900, 901]),
+    "jump rebase": ({"jump": "rebase"}, [(i, i) for i in (10, 11, 12, 900, 901)], [10, 11, 12, 900, 901]),
+    "jump raise": ({}, [(i, i) for i in (10, 11, 12, 900, 901, 13)], [10, 11, 12, 13]),
+    "linear": ({"sensor_hz": 25, "resample": "linear"}, [(0, 0), (2, 2), (4, 4)], [0, 1, 2, 3, 4]),
+    "nearest": ({"sensor_hz": 25, "resample": "nearest"}, [(0, 0), (2, 2), (4, 4)], [0, 0, 2, 2, 4]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_drawings_of_the_page_are_true(name: str) -> None:
+    options, sent, expected = DRAWN[name]
+    clock = rt.SensorClock(rate_hz=50, **options)
+    state = feed(clock, [rt.Sample("a", [x, 0], timestamp_s=place / 50) for place, x in sent])
+    assert [RESET if tick.values is None else round(float(tick.values[0][0]), 5) for tick in state.ready] == expected
