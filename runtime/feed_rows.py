@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeseq.errors import ConfigError
 from edgeseq.model_file import Port, Timing
 from edgeseq.runtime.clock_state import Tick
 from edgeseq.runtime.inputs import Array
@@ -60,6 +61,11 @@ class RowRecords:
     def __init__(self, model: Model, rules: Sequence[LabelRule], warm_up: int | None, rate_hz: float) -> None:
         self._heads = [_Head(port, tuple(rules), warm_up) for port in model.description.outputs]
         self._rate_hz = rate_hz
+        if rules and not any(head.rules for head in self._heads):
+            raise ConfigError(
+                f"feeder: expected a model that names its outputs, to make labels steadier, got {model.name!r}; export "
+                "it with label_names"
+            )
 
     def start(self) -> RowState:
         """The state of a new stream."""

@@ -6,6 +6,7 @@ bytes of its own snapshot, which guard themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -132,8 +133,10 @@ def _clock_state(header: Mapping[str, Any], arrays: Mapping[str, Array], d: Desc
         if plain[name] is not None and type(plain[name]) is not int:
             raise ValueError(f"{name} is no whole number")
     for name in ("anchor", "newest_s", "tail_s", "first_s"):
-        if plain[name] is not None and type(plain[name]) not in (int, float):
+        if plain[name] is not None and not (type(plain[name]) in (int, float) and math.isfinite(plain[name])):
             raise ValueError(f"{name} is no number")
+    if plain["started"] and plain["next_slot"] is None:
+        raise ValueError("it has started nowhere")
     if plain["order"] not in (None, "sequence", "timestamp", "arrival") or type(plain["started"]) is not bool:
         raise ValueError("order or started is none of those")
     state = ClockState(**plain, counts=Counters(**{k: _count(v) for k, v in header["counts"].items()}))

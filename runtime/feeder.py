@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeseq.errors import EdgeseqError, InputError, SnapshotError
+from edgeseq.errors import ConfigError, EdgeseqError, InputError, SnapshotError
 from edgeseq.runtime import clock_rules
 from edgeseq.runtime.clock import SensorClock, clock_for
 from edgeseq.runtime.clock_counters import Counters
@@ -77,7 +77,8 @@ class Feeder:
         max_streams: how many ids there may be.
 
     Raises:
-        ConfigError: the model's rate is not the clock's, or nobody knows the rate.
+        ConfigError: the model's rate is not the clock's, or nobody knows the rate; there are rules for labels, and the
+            model names none; or a number is out of its range.
 
     Example:
         >>> from edgeseq import runtime as rt
@@ -100,6 +101,8 @@ class Feeder:
         warm_up: int | None = None,
         max_streams: int = 100_000,
     ) -> None:
+        if not all(n is None or (type(n) is int and n >= 0) for n in (warm_up, max_streams)):
+            raise ConfigError(f"feeder: expected numbers of 0 or more, got {warm_up=}, {max_streams=}")
         self.clock = clock = clock_for(model.name, model.rate_hz, clock)
         self.labels = tuple(labels)
         self._description = model.description
@@ -121,6 +124,7 @@ class Feeder:
                 it. Whatever is raised, the sample is counted as rejected and the stream is as it was. (A model of
                 tokens may refuse one that waited in the clock; that one is left out then.)
         """
+        self._settle(sample.stream_id)
         return self._drain(sample.stream_id, self._take(sample))
 
     def feed_many(self, samples: Iterable[Sample], *, on_error: OnError | None = None) -> list[Prediction]:
@@ -137,6 +141,8 @@ class Feeder:
         ended: EdgeseqError | None = None
         for sample in samples:
             try:
+                if not isinstance(sample.stream_id, str) or sample.stream_id not in fed:
+                    self._settle(sample.stream_id)
                 self._take(sample)
                 fed[sample.stream_id] = sample
             except EdgeseqError as error:
@@ -198,7 +204,7 @@ class Feeder:
             InputError: there is no such stream.
         """
         feed = self._feed(stream_id)
-        feed.owed = self._drain(stream_id, feed)
+        self._settle(stream_id)
         new = feed.clock.copy()
         self._engine.start_anew(new)
         self._streams.reset(stream_id)
@@ -322,6 +328,12 @@ class Feeder:
         else:
             feed.clock = new
         return feed
+
+    def _settle(self, stream_id: object) -> None:
+        """Let the model take what an exception left ready, before more comes: it must not pile up."""
+        if isinstance(stream_id, str) and stream_id in self._feeds and self._feeds[stream_id].clock.ready:
+            feed = self._feeds[stream_id]
+            feed.owed = self._drain(stream_id, feed)
 
     def _drain(self, stream_id: str, feed: _Feed) -> list[Prediction]:
         """Let the model take what is ready, one by one. What it refuses is left out; the first error is raised."""

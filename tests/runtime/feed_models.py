@@ -42,11 +42,14 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
+NAMES = {"causal": ["rest", "move"], "lookahead": list("abcde"), "strided, ahead": list("abcd")}
+
+
 @cache
 def files(name: str) -> tuple[Path, Path]:
     """The step graph and the offline model of this name."""
     folder = Path(tempfile.mkdtemp())
-    report = export_model(random_weights(MODELS[name](), 3), folder, name="m", rate_hz=50)
+    report = export_model(random_weights(MODELS[name](), 3), folder, name="m", rate_hz=50, label_names=NAMES.get(name))
     assert report.stream is not None, report
     return Path(report.stream), Path(report.offline)
 

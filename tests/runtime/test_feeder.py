@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgeseq import runtime as rt
 from edgeseq.errors import ConfigError, DTypeError, EdgeseqError, InputError, NonFiniteError, ShapeError, SnapshotError
+from edgeseq.runtime.feed_streams import ModelStreams
 from edgeseq.runtime.sample import Values
 from tests.runtime import feed_models
 from tests.runtime.feed_models import MODELS, adds_up, assert_same_bits, drawn, rows_fed, rows_of, said, streaming
@@ -309,3 +310,36 @@ def test_the_models_rate_and_the_clocks_must_agree() -> None:
         rt.Feeder(TINY, rt.SensorClock(rate_hz=25))
     with pytest.raises(ConfigError, match="between the tokens"):
         rt.Feeder(streaming("tokens"), rt.SensorClock(rate_hz=50, gap="interpolate"))
+    with pytest.raises(ConfigError, match="names its outputs"):
+        rt.Feeder(streaming("mean"), labels=[rt.Majority(3)])
+    with pytest.raises(ConfigError, match="warm_up=-1"):
+        rt.Feeder(TINY, warm_up=-1)
+
+
+class Failing(ModelStreams):
+    """Streams that raise, before they move, while they are out of order."""
+
+    out_of_order = False
+
+    def step(self, samples: Any) -> dict[str, Any]:
+        if self.out_of_order:
+            raise RuntimeError("out of order")
+        return super().step(samples)
+
+
+def test_what_was_taken_while_the_model_was_out_of_order_is_predicted_later_and_does_not_pile_up() -> None:
+    x = tiny_samples(8)
+    pool = Failing(TINY)
+    feeder = rt.Feeder(TINY, rt.SensorClock(rate_hz=50, gap="hold"), pool=pool)
+    out = feeder.feed(rt.Sample("a", x[0], sequence=0))
+    pool.out_of_order = True
+    for i in range(1, 6):  # the first is taken, the others are not
+        with pytest.raises(RuntimeError):
+            feeder.feed(rt.Sample("a", x[i], sequence=i))
+        with pytest.raises(RuntimeError):
+            feeder.feed_many([rt.Sample("a", x[i], sequence=i)])
+    pool.out_of_order = False
+    for i in range(2, 8):
+        out += feeder.feed(rt.Sample("a", x[i], sequence=i))
+    assert_same_bits(rows_fed(out), rows_of(TINY, [[(row,) for row in x]]))
+    adds_up(feeder)
