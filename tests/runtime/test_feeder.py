@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -343,3 +344,28 @@ def test_what_was_taken_while_the_model_was_out_of_order_is_predicted_later_and_
         out += feeder.feed(rt.Sample("a", x[i], sequence=i))
     assert_same_bits(rows_fed(out), rows_of(TINY, [[(row,) for row in x]]))
     adds_up(feeder)
+
+
+NUMBERS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=2), st.binary(max_size=2))
+ARRAYS = st.sampled_from(
+    [np.zeros(3), np.zeros((1, 3), np.float32), np.float32(1), np.ma.zeros(3, np.float32), np.array(["a"], object)]
+)
+JUNK = st.one_of(NUMBERS, ARRAYS, st.lists(NUMBERS, max_size=4), st.dictionaries(st.sampled_from("xyzw"), NUMBERS))
+
+
+@settings(max_examples=300, deadline=None)
+@given(JUNK, st.one_of(st.just("a"), NUMBERS), NUMBERS, NUMBERS, st.sampled_from(["reject", "hold", "interpolate"]))
+def test_junk_gives_named_errors_and_the_feed_goes_on(
+    values: Any, stream_id: Any, timestamp_s: Any, sequence: Any, missing: str
+) -> None:
+    feeder = rt.Feeder(TINY, rt.SensorClock(rate_hz=50, missing=missing, gap="hold"))
+    first = feeder.feed(rt.Sample("a", [1.0, 2.0, 3.0], sequence=0))
+    for place in ((timestamp_s, sequence), (None, 1)):
+        with contextlib.suppress(EdgeseqError):
+            feeder.feed(rt.Sample(stream_id, values, *place))
+        adds_up(feeder)
+    out = first + feeder.flush("a")  # nothing hangs in an array of another kind
+    assert all(np.isfinite(p.output).all() for p in out)
+    twin = rt.Feeder(TINY, feeder.clock)
+    for each in feeder.ids:
+        twin.restore(each, feeder.snapshot(each))
