@@ -207,3 +207,34 @@ def test_the_drawings_of_the_page_are_true(name: str) -> None:
     clock = rt.SensorClock(rate_hz=50, **options)
     state = feed(clock, [rt.Sample("a", [x, 0], timestamp_s=place / 50) for place, x in sent])
     assert [RESET if tick.values is None else round(float(tick.values[0][0]), 5) for tick in state.ready] == expected
+
+
+def test_a_tick_beside_something_made_up_is_flagged() -> None:
+    clock = rt.SensorClock(rate_hz=50, sensor_hz=25, resample="linear", gap="hold")
+    state = feed(clock, [rt.Sample("a", [i, 0], i / 25) for i in (0, 1, 3, 4)])
+    assert [round(float(tick.values[0][0]), 4) for tick in state.ready if tick.values] == [
+        0,
+        0.5,
+        1,
+        1,
+        1,
+        2,
+        3,
+        3.5,
+        4,
+    ]
+    assert [tick.flagged for tick in state.ready] == [False] * 3 + [True] * 3 + [False] * 3
+    assert [tick.real for tick in state.ready] == [True, False, True, False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("wrong", [0.04, 0.03, 0.12, 0.16])
+def test_where_the_clock_resamples_timestamps_must_rise_with_the_numbers(wrong: float) -> None:
+    clock = rt.SensorClock(rate_hz=50, sensor_hz=25, resample="linear", grace_s=0.08)
+    engine, state = ClockEngine(clock, [PORT]), ClockState()
+    for i in (0, 1, 3):
+        engine.take(state, rt.Sample("a", [i, 0], i / 25, i))
+    with pytest.raises(InputError, match=r"stream 'a', sequence number 2.*timestamps must rise"):
+        engine.take(state.copy(), rt.Sample("a", [2, 0], wrong, 2))
+    engine.take(state, rt.Sample("a", [2, 0], 0.08, 2))
+    engine.finish(state, "the end")
+    assert [round(tick.time_s or 0, 4) for tick in state.ready] == [0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12]

@@ -176,6 +176,21 @@ def test_an_error_names_the_stream_and_changes_nothing_but_the_count(
     assert [p.index for p in rest] == [5, 6]
 
 
+def test_one_of_several_inputs_may_miss_as_a_whole() -> None:
+    model = streaming("ports")
+    values = drawn(model, 12, 5)
+    silent = {4, 5}
+    sent = [
+        rt.Sample("a", {"acc": acc, "gyro": None if i in silent else gyro}, sequence=i)
+        for i, (acc, gyro) in enumerate(values)
+    ]
+    held = [(acc, values[3][1] if i in silent else gyro) for i, (acc, gyro) in enumerate(values)]
+    out = feed_all(rt.Feeder(model, rt.SensorClock(rate_hz=50, missing="hold")), sent)
+    assert_same_bits(rows_fed(out), rows_of(model, [list(held)]))
+    with pytest.raises(DTypeError, match="stream 'a', sequence number 4, input 'gyro'"):
+        feed_all(rt.Feeder(model), sent)
+
+
 def test_a_first_sample_that_is_refused_opens_no_stream() -> None:
     feeder = rt.Feeder(TINY, max_streams=1)
     for i in range(10):
