@@ -11,10 +11,7 @@ Invariant: nothing in the metrics was typed in: every figure was measured or cou
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +22,7 @@ import numpy as np
 from demos import felt_latency as felt
 from demos.methods import SEED, Method, Models, Say, Settings, load_models, replay_all
 from demos.replay import Stopwatch, paced
-from demos.train_speed import processor
+from edgeseq.bench.machine import PACKAGES, environment
 from edgeseq.errors import ConfigError, EdgeseqError
 from edgeseq.sessions import Sessions
 
@@ -196,22 +193,12 @@ def describe_models(folder: Path) -> dict[str, Any]:
     return models
 
 
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
-    packages = ("edgeseq", "numpy", "onnxruntime", "keras", "tensorflow")
-    return {
-        "machine": {"cpu": processor(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def run(folder: Path, out: Path, settings: Settings, held_out: Sessions, say: Say = print) -> dict[str, Any]:
     """Compare the models of a folder and write metrics.json, report.html and latency.png; returns the metrics."""
     from demos.report import write_report
 
     metrics = (
-        environment()
+        environment((*PACKAGES, "keras", "tensorflow"))
         | {"seeds": {"splice": SPLICE_SEED, "comparison": SEED}, "models": describe_models(folder)}
         | compare(load_models(folder), held_out, settings, say)
     )

@@ -32,7 +32,7 @@ def open_fast_step(source: Source) -> FastStep | None:
     if form is None:
         return None
     try:
-        fast = FastStep(session(fast_graph(source.data, d, form)), d, form)
+        fast = FastStep(session(fast_graph(source.data, d, form), source.execution), d, form)
         worst = _difference(source, fast)
     except Exception as error:  # whatever fails here, the step graph is there
         raise FastFormError(f"its fast form fails: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

@@ -2,8 +2,8 @@
 
 A step reads the rows that it needs by their slots, which come from a table, and gives new rows, each of which takes the
 place of its ring's oldest one. They are written into the rings when the next step begins, so a step that failed, at
-whatever moment, has changed nothing. Between rings and the states of the step graph, which are the canonical layout,
-``Rings`` converts without loss.
+whatever moment, has changed nothing. Of steps that are all to count or none, the rows that they replace are kept until
+then. Between rings and the states of the step graph, which are the canonical layout, ``Rings`` converts without loss.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from edgeseq.protobuf import fields, message, number, text
 from edgeseq.runtime.inputs import Array
 
 _DOMAIN = "edgeseq"
+# A chunk runs on the step graph where that is faster. There it costs about as much as 2.7 steps on rings, and one more
+# for each so many bytes of state, which it copies: docs/runtime.md has the figures. Nothing is measured at load, so a
+# restored stream takes the same path, to the same bits.
+_STEPS_OF_A_CHUNK, _STATE_BYTES_OF_A_STEP = 2, 2**19
 _LONGEST_TABLE = 2**18  # slots; of rings whose sizes repeat together later than that, slots are computed
 
 # Fields and element types of onnx.proto.
@@ -53,8 +57,10 @@ def tensors(d: Description, form: FastForm, n_streams: int = 1) -> tuple[list[Te
     return inputs, outputs
 
 
-def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1) -> bytes:
+def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int | None = 1) -> bytes:
     """The model whose graph is one call of the fast form's function, on the weights of the model's own graph.
+
+    Without ``n_streams``, calls may be of any number of streams, and arrays of rings may have any number of rows.
 
     Raises:
         ModelFileError: the file holds no such function.
@@ -65,7 +71,7 @@ def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1)
     )
     if function is None:
         raise ModelFileError(f"its description names the function {form.function!r}, which it lacks; export it again")
-    inputs, outputs = tensors(d, form, n_streams)
+    inputs, outputs = tensors(d, form, n_streams or 1)
     call = [text(_NODE_INPUT, name) for name in _texts(function.value, _FUNCTION_INPUT)]
     call += [text(_NODE_OUTPUT, name) for name in _texts(function.value, _FUNCTION_OUTPUT)]
     call += [text(_NODE_OP_TYPE, form.function), text(_NODE_DOMAIN, _DOMAIN)]
@@ -75,8 +81,8 @@ def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1)
         message(_GRAPH_NODE, *call),
         text(_GRAPH_NAME, form.function),
         *weights,
-        *(_value_info(_GRAPH_INPUT, tensor) for tensor in inputs),
-        *(_value_info(_GRAPH_OUTPUT, tensor) for tensor in outputs),
+        *(_value_info(_GRAPH_INPUT, tensor, any_rows=n_streams is None) for tensor in inputs),
+        *(_value_info(_GRAPH_OUTPUT, tensor, any_rows=n_streams is None) for tensor in outputs),
     ]
     kept = [f.whole for f in top if f.number not in (_MODEL_GRAPH, _MODEL_METADATA)]
     return b"".join([*kept, message(_MODEL_GRAPH, *graph)])
@@ -86,10 +92,11 @@ def _texts(whole: memoryview, field: int) -> list[str]:
     return [bytes(f.value).decode() for f in fields(whole) if f.number == field]
 
 
-def _value_info(field: int, tensor: Tensor) -> bytes:
-    # ValueInfoProto: name, type.tensor_type: elem_type, shape: dim: dim_value.
+def _value_info(field: int, tensor: Tensor, *, any_rows: bool) -> bytes:
+    # ValueInfoProto: name, type.tensor_type: elem_type, shape: dim: dim_value, which an unknown size lacks.
     name, dtype, shape = tensor
-    sizes = message(2, *[message(1, number(1, size)) for size in shape])
+    dims = [message(1, number(1, size)) for size in shape]
+    sizes = message(2, *([message(1), *dims[1:]] if any_rows else dims))
     return message(field, text(1, name), message(2, message(1, number(1, _ELEMENT[dtype]), sizes)))
 
 
@@ -101,6 +108,7 @@ class FastStep:
         self.description = d
         self.form = form
         self.inputs, self.outputs = tensors(d, form)
+        self.longest_by_steps = _STEPS_OF_A_CHUNK + d.state_bytes // _STATE_BYTES_OF_A_STEP
         rings = [ring for buffer in form.buffers for ring in buffer.rings]
         taps = [(b.rings[ring], row) for b in form.buffers for read in b.reads for ring, row in read.taps]
         period = math.lcm(*(ring.size for ring in rings))
@@ -113,9 +121,9 @@ class FastStep:
         """Where the taps of all buffers stand after so many steps."""
         return self._taps.after(n_steps)
 
-    def newest(self, n_steps: int) -> list[Array]:
-        """Of each buffer: where the rows that the next step makes are to stand."""
-        return [slots.after(n_steps) for slots in self._newest]
+    def newest(self, buffer: int, n_steps: int) -> Array:
+        """Where the rows that the next step makes for this buffer are to stand."""
+        return self._newest[buffer].after(n_steps)
 
 
 class _SlotTable:
@@ -148,6 +156,7 @@ class Rings:
     def __init__(self, fast: FastStep, samples: Sequence[Array], results: Sequence[Array]) -> None:
         """``samples`` are read, and ``results`` written: one array for each port, (1, C)."""
         self._fast = fast
+        self._samples, self._results = samples, results
         self._arrays = {name: np.zeros(shape, dtype) for name, dtype, shape in (*fast.inputs, *fast.outputs)}
         for port, array in zip(
             (*fast.description.inputs, *fast.description.outputs), (*samples, *results), strict=True
@@ -158,10 +167,22 @@ class Rings:
         self._all_slots = np.zeros(ends[-1] if reads else 0, np.int64)  # of all reads, in one array
         parts = np.split(self._all_slots, ends[:-1])
         self._arrays |= {read.slots: part for read, part in zip(reads, parts, strict=False)}
-        self._written = [(self._arrays[b.array], self._arrays[b.rows]) for b in fast.form.buffers]
+        self._written = [
+            (i, _rows(self._arrays[b.array]), _rows(self._arrays[b.rows])) for i, b in enumerate(fast.form.buffers)
+        ]
         specs = {spec.input: spec for spec in fast.description.state}
         self._carried = [(self._arrays[name], self._arrays[specs[name].output]) for name in fast.form.states]
+        numbers = {spec.input: i for i, spec in enumerate(fast.description.state)}
+        self._carried_numbers = [numbers[name] for name in fast.form.states]
+        self._position_number = None if fast.form.position is None else numbers[fast.form.position]
+        self._parts = [  # of each ring: its state's number and axis, and its slots
+            (numbers[ring.state], ring.axis, self._arrays[b.array][ring.first : ring.first + ring.size])
+            for b in fast.form.buffers
+            for ring in b.rings
+        ]
         self._loaded_at = self._kept_until = 0
+        # (fed, what stood where the step before wrote), of steps that may not count.
+        self._replaced: list[tuple[int, list[tuple[Array, Any, Array]]]] = []
         self._binding = fast.ort_session.io_binding()
         for name, _, _ in fast.inputs:
             self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(self._arrays[name]))
@@ -170,46 +191,88 @@ class Rings:
 
     def step(self, fed: int) -> None:
         """Run one step, of a stream whose states have seen ``fed`` samples."""
-        if fed != self._kept_until:
+        if self._replaced:
             self._keep(fed)
+        elif fed != self._kept_until:
+            self._write(fed)
+        self._run(fed)
+
+    def steps(self, samples: Sequence[Array], fed: int) -> list[Array]:
+        """Run a step for each sample, of a stream that is to count all of them or none: its next ``fed`` says which.
+
+        Shapes: (T, C) of each input -> (T, K) of each output, T >= 1.
+        """
+        self._keep(fed)
+        n_steps = len(samples[0])
+        outputs = [np.empty((n_steps, *result.shape[1:]), result.dtype) for result in self._results]
+        for i in range(n_steps):
+            for frame, x in zip(self._samples, samples, strict=True):
+                frame[0] = x[i]
+            if i:
+                self._replaced.append((fed + i, self._about_to_go(fed + i)))
+                self._write(fed + i)
+            self._run(fed + i)
+            for output, result in zip(outputs, self._results, strict=True):
+                output[i] = result[0]
+        return outputs
+
+    def _run(self, fed: int) -> None:
         self._all_slots[...] = self._fast.slots(fed - self._loaded_at)
         self._fast.ort_session.run_with_iobinding(self._binding)
 
     def _keep(self, fed: int) -> None:
+        """Let the state be that after ``fed`` samples: take back steps that do not count, or keep the last one."""
+        while self._replaced:
+            after, before = self._replaced[-1]
+            if after > fed:
+                for array, slots, rows in before:
+                    array[slots] = rows
+                self._kept_until = after - 1
+            self._replaced.pop()
+        if fed != self._kept_until:
+            self._write(fed)
+
+    def _write(self, fed: int) -> None:
         """Let what the last step gave be part of the state. Doing it twice is doing it once."""
-        places = self._fast.newest(fed - 1 - self._loaded_at)
-        for (ring, rows), slots in zip(self._written, places, strict=True):
-            ring[slots] = rows
+        n_steps = fed - 1 - self._loaded_at
+        for buffer, ring, rows in self._written:
+            ring[self._fast.newest(buffer, n_steps)] = rows
         for now, following in self._carried:
             now[...] = following
         self._kept_until = fed
 
+    def _about_to_go(self, fed: int) -> list[tuple[Array, Any, Array]]:
+        """(array, slots, rows) of what ``_write`` replaces."""
+        n_steps, replaced = fed - 1 - self._loaded_at, []
+        for buffer, ring, _ in self._written:
+            slots: Any = self._fast.newest(buffer, n_steps)
+            replaced.append((ring, slots, ring[slots]))
+        return replaced + [(now, ..., now.copy()) for now, _ in self._carried]
+
     def load(self, states: Sequence[Array], fed: int) -> None:
         """Take over the states of the step graph, (1, ...) each."""
-        by_name = {spec.input: state for spec, state in zip(self._fast.description.state, states, strict=True)}
-        for buffer in self._fast.form.buffers:
-            rows = self._arrays[buffer.array]
-            for ring in buffer.rings:
-                state = by_name[ring.state][0]
-                rows[ring.first : ring.first + ring.size] = np.moveaxis(state, ring.axis, 0)
-        for name in self._fast.form.states:
-            self._arrays[name][...] = by_name[name]
+        self._replaced.clear()
+        for of, axis, part in self._parts:
+            part[...] = states[of][0] if axis == 0 else states[of][0].T
+        for of, (now, _) in zip(self._carried_numbers, self._carried, strict=True):
+            now[...] = states[of]
         self._loaded_at = self._kept_until = fed
 
     def store(self, states: Sequence[Array], fed: int) -> None:
         """Write the states of the step graph, into arrays of their shapes."""
-        if fed != self._kept_until:
-            self._keep(fed)
-        by_name = {spec.input: state for spec, state in zip(self._fast.description.state, states, strict=True)}
-        for buffer in self._fast.form.buffers:
-            rows = self._arrays[buffer.array]
-            for ring in buffer.rings:
-                oldest_first = np.moveaxis(by_name[ring.state][0], ring.axis, 0)
-                turned = (fed - self._loaded_at) % ring.size  # where the oldest row stands
-                stop = ring.first + ring.size
-                oldest_first[: ring.size - turned] = rows[ring.first + turned : stop]
-                oldest_first[ring.size - turned :] = rows[ring.first : ring.first + turned]
-        for name in self._fast.form.states:
-            by_name[name][...] = self._arrays[name]
-        if self._fast.form.position is not None:
-            by_name[self._fast.form.position][...] = fed
+        self._keep(fed)
+        for of, axis, part in self._parts:
+            oldest_first = states[of][0] if axis == 0 else states[of][0].T
+            turned = (fed - self._loaded_at) % len(part)  # where the oldest row stands
+            oldest_first[: len(part) - turned] = part[turned:]
+            if turned:
+                oldest_first[-turned:] = part[:turned]
+        for of, (now, _) in zip(self._carried_numbers, self._carried, strict=True):
+            states[of][...] = now
+        if self._position_number is not None:
+            states[self._position_number][...] = fed
+
+
+def _rows(array: Array) -> Array:
+    """A view (n, width) -> (n,) whose elements are whole rows: numpy moves them several times faster."""
+    return array.view(np.dtype((np.void, array.itemsize * array.shape[1])))[:, 0]

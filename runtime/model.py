@@ -7,26 +7,36 @@ State lives in ``Stream``, never here.
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from edgeseq.errors import ModelFileError
 from edgeseq.model_file import Description, Port
 from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.fast_step import FastStep
 from edgeseq.runtime.inputs import InputCheck
-from edgeseq.runtime.model_source import Source, open_model
+from edgeseq.runtime.model_source import Provider, Source, check_execution, is_cpu, open_model
+from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.stream import Stream
 
 
-def load(path: str | os.PathLike[str], *, fast: bool = True) -> Model:
+def load(
+    path: str | os.PathLike[str], *, fast: bool = True, providers: Sequence[Provider] | None = None, threads: int = 1
+) -> Model:
     """Open a step graph, ``NAME.stream.onnx``, and check it before it is run.
 
     Where the file holds a fast form, single steps run on it, after it gave what the step graph gives on random states;
     if it does not, or with ``fast=False``, everything runs on the step graph. ``Model.explain`` says which and why.
 
+    ``providers`` are ONNX Runtime's execution providers, the preferred first, by name or as (name, options); None is
+    the CPU, and the fast form needs it. ``threads`` work on one operator, and sleep between calls; small models are
+    slower on two than on one. The last bits may depend on either: restore a snapshot with what it was taken with.
+
     Raises:
+        ConfigError: a provider is unknown, not there, or fails to start; or ``threads`` is below 1.
         ModelNotFoundError: there is no such file (also a ``FileNotFoundError``).
         ModelFileError: the file is damaged, was not written by edgeseq, is an offline model, or of a newer format.
 
@@ -39,11 +49,13 @@ def load(path: str | os.PathLike[str], *, fast: bool = True) -> Model:
         >>> stream.step(np.zeros(3, np.float32)).shape
         (2,)
     """
-    source = open_model(path, "stream")
+    source = open_model(path, "stream", check_execution(providers, threads))
     if any(port.timing is None for port in source.description.outputs):
         raise ModelFileError(f"{os.fspath(path)!r}: its description lacks the timing of an output; export it again")
     if not fast:
         return Model(source, None, "the fast form was not asked for")
+    if not is_cpu(source.ort_session):
+        return Model(source, None, f"the fast form needs the CPU, not {source.ort_session.get_providers()}")
     try:
         return Model(source, open_fast_step(source), source.description.not_fast)
     except FastFormError as error:
@@ -55,8 +67,10 @@ class Model:
     """A streaming model. Made by ``load``; safe to share between threads, since it never changes."""
 
     def __init__(self, source: Source, fast: FastStep | None, not_fast: str | None) -> None:
+        self._source = source
         self._description = description = source.description
         self._ort_session = source.ort_session
+        self._execution = source.execution
         self._fast = fast
         self._not_fast = not_fast
         self._checks = {port.name: InputCheck(port) for port in description.inputs}
@@ -119,16 +133,36 @@ class Model:
         return self._description.rate_hz
 
     @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that the model runs with, the preferred first, by ONNX Runtime's names."""
+        return tuple(self._ort_session.get_providers())
+
+    @property
+    def threads(self) -> int:
+        """How many threads work on one operator."""
+        return self._execution.threads
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of state that one stream carries from step to step."""
         return self._description.state_bytes
 
-    def stream(self, name: str = "stream") -> Stream:
-        """Open a new stream in the initial state. ``name`` appears in its errors."""
-        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast)
+    def stream(self, name: str = "stream", *, budget_us: float | None = None) -> Stream:
+        """Open a new stream in the initial state. ``name`` appears in its errors.
 
-    def restore(self, snapshot: bytes | bytearray | memoryview, name: str = "stream") -> Stream:
+        ``budget_us`` is what a call may take; ``Stream.latency`` counts the longer ones.
+
+        Raises:
+            ConfigError: ``budget_us`` is not a number above 0.
+        """
+        return Stream(self._description, self._ort_session, self._checks, name, fast=self._fast, budget_us=budget_us)
+
+    def restore(
+        self, snapshot: bytes | bytearray | memoryview, name: str = "stream", *, budget_us: float | None = None
+    ) -> Stream:
         """A stream that continues where the one stood that the snapshot was taken from, bitwise.
+
+        Its latencies begin anew: they are no part of a snapshot.
 
         Raises:
             SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no stream is made.
@@ -143,24 +177,88 @@ class Model:
             >>> bool((twin.step(x) == stream.step(x)).all())
             True
         """
-        stream = self.stream(name)
+        stream = self.stream(name, budget_us=budget_us)
         stream._restore(snapshot)
         return stream
 
+    def pool(
+        self,
+        capacity: int = 100_000,
+        *,
+        slab: int = 256,
+        idle_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        shards: int = 1,
+        budget_us: float | None = None,
+    ) -> Pool:
+        """Open a pool of up to ``capacity`` streams, whose memory grows and shrinks by ``slab`` streams.
+
+        ``Pool.expire`` closes those that nobody used for ``idle_s`` by the ``clock``. Calls are dealt to ``shards``
+        threads, and longer ones than ``budget_us`` are counted in ``Pool.latency``.
+
+        Raises:
+            ConfigError: a number is out of its range.
+
+        Example:
+            >>> import numpy as np
+            >>> pool = load("tests/data/tiny.stream.onnx").pool(100_000)
+            >>> pool.open("pump-7")
+            >>> pool.step({"pump-7": np.zeros(3, np.float32)})["pump-7"].shape
+            (2,)
+        """
+        return Pool(
+            self._source,
+            self._checks,
+            None if self._fast else self._not_fast or "the file holds no fast form",
+            capacity=capacity,
+            slab=slab,
+            idle_s=idle_s,
+            clock=clock,
+            shards=shards,
+            budget_us=budget_us,
+        )
+
+    def restore_pool(self, snapshot: bytes | bytearray | memoryview, **options: Any) -> Pool:
+        """A pool with the streams that ``Pool.snapshot`` was taken of; ``options`` are those of ``pool``.
+
+        Raises:
+            SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no pool is made.
+            PoolFullError: it has more streams than the new pool's ``capacity``.
+        """
+        pool = self.pool(**options)
+        pool._restore(snapshot)
+        return pool
+
     def explain(self) -> str:
-        """Which form of the model runs, and why.
+        """Which form of the model runs, and why; and what it approximates, if it does.
 
         Example:
             >>> print(load("tests/data/tiny.stream.onnx").explain())
-            single steps run on the fast form: 4 ring buffers hold the state; chunks run on the step graph
+            single steps, and chunks of up to 2 samples, run on the fast form: 4 ring buffers hold the state; longer \
+chunks run on the step graph
         """
+        return "\n".join(filter(None, (self._explain_form(), self._explain_lookahead())))
+
+    def _explain_lookahead(self) -> str:
+        bounded = self._description.lookahead
+        if bounded is None:
+            return ""
+        n_layers = len(bounded.layers)
+        layers = "1 layer that runs" if n_layers == 1 else f"{n_layers} layers that run"
+        return (
+            f"an approximation of the offline model: {layers} backwards, in blocks of {bounded.chunk} steps, seeing "
+            f"{bounded.steps} steps behind them; outputs come up to {self.lookahead} samples after their own"
+        )
+
+    def _explain_form(self) -> str:
         if self._fast is None:
             return f"everything runs on the step graph: {self._not_fast or 'the file holds no fast form'}"
         form = self._fast.form
         n_rings = sum(len(buffer.rings) for buffer in form.buffers)
         after = f", after {form.start} samples" if form.start else ""
         rings = f"{n_rings} ring buffers hold the state"
-        return f"single steps run on the fast form{after}: {rings}; chunks run on the step graph"
+        steps = f"single steps, and chunks of up to {self._fast.longest_by_steps} samples, run on the fast form"
+        return f"{steps}{after}: {rings}; longer chunks run on the step graph"
 
     def __repr__(self) -> str:
         d = self._description

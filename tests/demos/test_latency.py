@@ -222,9 +222,3 @@ def test_a_model_without_a_bound_has_no_window() -> None:
     endless = replace(d, outputs=(replace(d.output, timing=timing),))
     with pytest.raises(ConfigError, match="finite receptive field"):
         _ = replace(models, stream=runtime.Model(Source(b"", endless, None), None, None)).window
-
-
-def test_the_environment_names_what_figures_depend_on() -> None:
-    told = latency.environment()
-    assert set(told["versions"]) == {"python", "edgeseq", "numpy", "onnxruntime", "keras", "tensorflow"}
-    assert told["machine"]["cores"] >= 1

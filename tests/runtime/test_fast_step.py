@@ -39,7 +39,9 @@ def _state(stream: rt.Stream) -> list[Any]:
 
 
 def test_explain_says_which_form_runs_and_why() -> None:
-    assert MODEL.explain().startswith("single steps run on the fast form: 4 ring buffers")
+    assert MODEL.explain().startswith(
+        "single steps, and chunks of up to 2 samples, run on the fast form: 4 ring buffers"
+    )
     assert PLAIN.explain() == "everything runs on the step graph: the fast form was not asked for"
     old = rt.load("tests/data/format2.stream.onnx")
     assert old.explain() == "everything runs on the step graph: the file holds no fast form"
@@ -85,7 +87,7 @@ def test_a_failed_step_changes_nothing(when: str, monkeypatch: pytest.MonkeyPatc
     stream, untouched = MODEL.stream(), MODEL.stream()
     data = _samples(12)
     for i, x in enumerate(data):
-        if i in (4, 5, 8, 11):  # from the fifth step on it runs on rings
+        if i in (0, 4, 5, 8, 11):
 
             def fail(self: Any, fed: int, run: Any = fast_step.Rings.step) -> None:
                 if when == "after":
@@ -181,13 +183,13 @@ def _interrupted_at(call: Any, line: int) -> None:
         sys.settrace(None)
 
 
-def test_a_stream_moves_into_rings_after_some_steps_in_a_row() -> None:
-    stream, x = MODEL.stream(), _samples(40)
+def test_single_steps_run_on_rings_and_long_chunks_on_the_step_graph() -> None:
+    stream, x = MODEL.stream(), _samples(1000)
     in_rings = []
-    for i in range(20):
-        stream.step(x[i]) if i != 10 else stream.push(x[i : i + 1])
+    for take in (1, 1, 1000, 1, 0, 1):
+        stream.push(x[:take]) if take != 1 else stream.step(x[0])
         in_rings.append(stream._in_rings)
-    assert in_rings == [False] * 4 + [True] * 6 + [False] * 5 + [True] * 5
+    assert in_rings == [True, True, False, True, True, True]
 
 
 def test_a_changed_function_is_a_changed_graph(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_after_flush_a_stream_says_so() -> None:
 def test_a_push_that_is_interrupted_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, stream = signal(20), MODEL.stream()
     first = stream.push(x[:10])
-    monkeypatch.setattr(stream, "_advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stream, "_advance", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         stream.push(signal(7, seed=1))
     monkeypatch.undo()
@@ -186,3 +186,32 @@ class Streaming(RuleBasedStateMachine):
 
 Streaming.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 TestStreaming = Streaming.TestCase
+
+
+def test_calls_that_returned_are_timed() -> None:
+    stream, x = MODEL.stream("a", budget_us=10**9), signal(9)
+    for sample in x:
+        stream.step(sample)
+    stream.push(x)
+    with pytest.raises(InputError):
+        stream.step(x)
+    with pytest.raises(InputError):
+        stream.push(x[0])
+    assert (stream.latency.count, stream.push_latency.count) == (9, 1)
+    assert 0 < stream.latency.p50_us <= stream.latency.max_us
+    assert stream.latency.deadline_misses == 0
+    hurried = MODEL.stream("b", budget_us=0.001)
+    hurried.step(x[0])
+    hurried.push(x)
+    assert hurried.latency.deadline_misses == hurried.push_latency.deadline_misses == 1
+
+
+def test_latencies_are_no_part_of_the_state() -> None:
+    stream, x = MODEL.stream(budget_us=1e-3), signal(9)
+    new = stream.snapshot()
+    for sample in x:
+        stream.step(sample)
+    assert MODEL.restore(stream.snapshot()).latency.count == 0
+    stream.reset()
+    assert stream.snapshot() == new
+    assert stream.latency.count == stream.latency.deadline_misses == 9
