@@ -38,7 +38,7 @@ from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
 from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.prediction import Prediction
-from edgeseq.runtime.provisional import Predictions, ProvisionalStream, Rows
+from edgeseq.runtime.provisional import ProvisionalAndFinal, ProvisionalStream, Rows
 from edgeseq.runtime.sample import Sample
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
@@ -65,7 +65,7 @@ __all__ = [
     "Pool",
     "PoolFullError",
     "Prediction",
-    "Predictions",
+    "ProvisionalAndFinal",
     "ProvisionalStream",
     "Rows",
     "Sample",

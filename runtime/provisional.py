@@ -1,4 +1,4 @@
-"""Predictions at once, and better ones later: two streams of one offline model, fed alike.
+"""ProvisionalAndFinal at once, and better ones later: two streams of one offline model, fed alike.
 
 The one is bounded to no lookahead (``streamify(..., lookahead=0, chunk=1)``): it says of the newest sample what can be
 said now. The other one's lookahead is longer, and what it says later is final. Owns which row belongs to which sample;
@@ -23,7 +23,7 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True)
 class Rows:
-    """Predictions (n, K), and for each the index of the sample (n,) that it belongs to; n may be 0.
+    """ProvisionalAndFinal (n, K), and for each the index of the sample (n,) that it belongs to; n may be 0.
 
     Example:
         >>> rows = Rows(samples=np.array([4, 5]), values=np.zeros((2, 3), np.float32))
@@ -39,7 +39,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class ProvisionalAndFinal:
     """What a call gives: provisional rows, which a final one of the same sample will replace, and final ones."""
 
     provisional: Rows
@@ -89,7 +89,7 @@ class ProvisionalStream:
         """Samples taken since the start or the last ``reset``."""
         return self._later.position
 
-    def step(self, sample: Any) -> Predictions:
+    def step(self, sample: Any) -> ProvisionalAndFinal:
         """Take one sample (C,); its provisional prediction comes at once, unless convolutions look ahead, too.
 
         Raises:
@@ -98,11 +98,11 @@ class ProvisionalStream:
         """
         return self._both("step", sample)
 
-    def push(self, chunk: Any) -> Predictions:
+    def push(self, chunk: Any) -> ProvisionalAndFinal:
         """Take consecutive samples (T, C), T >= 0. Raises what ``step`` does."""
         return self._both("push", chunk)
 
-    def flush(self) -> Predictions:
+    def flush(self) -> ProvisionalAndFinal:
         """End the sequence: what is still owed, all final predictions among it."""
         return self._both("flush")
 
@@ -134,12 +134,12 @@ class ProvisionalStream:
             )
         self._now, self._later = now, later
 
-    def _both(self, call: str, *given: Any) -> Predictions:
+    def _both(self, call: str, *given: Any) -> ProvisionalAndFinal:
         self._check_together()
         # Both take the same inputs, so what the first one refuses changes neither.
         now, later = (model.description for model in self._models)
         provisional = _called(now, self._now, call, *given)
-        return Predictions(provisional, _called(later, self._later, call, *given))
+        return ProvisionalAndFinal(provisional, _called(later, self._later, call, *given))
 
     def _check_together(self) -> None:
         if self._now.position != self._later.position:
