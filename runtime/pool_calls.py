@@ -73,7 +73,7 @@ class FastCalls:
         buffers = _Buffers(self._ort_session, d, self.form, size)
         buffers.prepare(layout, [(slab, slice(size), which)], slice(size), fed[which], [x[which] for x in samples])
         self._ort_session.run_with_iobinding(buffers.binding)
-        rows = [np.moveaxis(rows, 1, 0) for _, rows in buffers.rows]
+        rows = [np.moveaxis(rows, 1, 0) for rows in buffers.rows]
         return [*buffers.outputs, *buffers.carried_next, *rows]
 
 
@@ -101,15 +101,15 @@ class _Buffers:
             [arrays[r.slots].reshape(len(r.taps) // r.taps_each, size, r.taps_each) for r in buffer.reads]
             for buffer in form.buffers
         ]
-        self.rows = [(b.array, arrays[b.rows].reshape(len(b.rings), size, b.width)) for b in form.buffers]
+        self.rows = [whole_rows(arrays[b.rows].reshape(len(b.rings), size, b.width)) for b in form.buffers]
 
     def prepare(
         self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, fed: Array, samples: Sequence[Array]
-    ) -> list[Array]:
-        """Fill the lanes; returns the cursors of every buffer."""
+    ) -> Array:
+        """Fill the lanes; returns the cursors of the rings."""
         partly = len(fed) < self.size
-        all_cursors = [buffer.cursors(fed) for buffer in layout.buffers]
-        self._point_at_rows(layout, parts, lanes, all_cursors, partly=partly)
+        cursors = layout.cursors(fed)
+        self._point_at_rows(layout, parts, lanes, cursors, partly=partly)
         given = list(samples)
         if self.carried:
             states = ([array[places] for array in slab.carried] for slab, _, places in parts)
@@ -118,35 +118,33 @@ class _Buffers:
             if partly:
                 array.fill(0)
             array[lanes] = values
-        return all_cursors
+        return cursors
 
     def _point_at_rows(
         self,
         layout: RingLayout,
         parts: Sequence[Part],
         lanes: slice | Array,
-        all_cursors: Sequence[Array],
+        cursors: Array,
         *,
         partly: bool,
     ) -> None:
         """Let the call read the rings where they stand."""
         ((slab, _, places),) = parts
-        for buffer, cursors, reads in zip(layout.buffers, all_cursors, self.slots, strict=True):
+        for buffer, reads in zip(layout.buffers, self.slots, strict=True):
             self.binding.bind_ortvalue_input(buffer.array, slab.bound[buffer.array])
             for table, slots in zip(buffer.reads, reads, strict=True):
                 if partly:
                     slots.fill(buffer.zeros)
                 table.fill(slots, lanes, places, cursors)
 
-    def keep_rows(
-        self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, all_cursors: Sequence[Array]
-    ) -> None:
+    def keep_rows(self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, cursors: Array) -> None:
         """Put the new rows into the slots that only the next step reads."""
-        for buffer, cursors, (name, rows) in zip(layout.buffers, all_cursors, self.rows, strict=True):
-            new = whole_rows(rows)[:, lanes]
+        for buffer, rows in zip(layout.buffers, self.rows, strict=True):
+            new = rows[:, lanes]
             for slab, part, places in parts:
                 here = cursors if cursors.shape[1] == 1 else cursors[:, part]
-                slab.rows[name][buffer.newest(places, here)] = new[:, part]
+                slab.keep(buffer, places, here, new[:, part])
 
 
 class _CollectedBuffers(_Buffers):
@@ -173,13 +171,13 @@ class _CollectedBuffers(_Buffers):
         layout: RingLayout,
         parts: Sequence[Part],
         lanes: slice | Array,
-        all_cursors: Sequence[Array],
+        cursors: Array,
         *,
         partly: bool,
     ) -> None:
         """Copy the rows that the call reads."""
         numbers = np.arange(self.size)[lanes]
-        for buffer, cursors, all_copies in zip(layout.buffers, all_cursors, self._copies, strict=True):
+        for buffer, all_copies in zip(layout.buffers, self._copies, strict=True):
             for table, copies in zip(buffer.reads, all_copies, strict=True):
                 if partly:
                     copies.fill(0)

@@ -52,7 +52,7 @@ class PoolTable(Generic[_Slab]):
         """
         place_of = self.place_of
         try:
-            places = np.array([place_of[stream_id] for stream_id in ids], np.int64)
+            places = np.fromiter(map(place_of.__getitem__, ids), np.int64, len(ids))
         except (KeyError, TypeError):
             raise next(self._not_open(i) for i in ids if not isinstance(i, str) or i not in place_of) from None
         if len(set(ids)) < len(places):
