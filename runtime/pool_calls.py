@@ -20,9 +20,10 @@ from edgeseq.runtime.lanes import Ladder, Rung, agreeing
 from edgeseq.runtime.model_source import Source, session
 from edgeseq.runtime.pool_rings import RingLayout, RingSlab, aligned, whole_rows
 
-# Measured: below 16 lanes a call costs nearly what one of 16 does, and beyond 256 nothing is gained. All are multiples
-# of the widest vector register, so that a loop over all lanes has no scalar rest.
+# Measured: below 16 lanes a call costs nearly what one of 16 does. All are multiples of the widest vector register, so
+# that a loop over all lanes has no scalar rest.
 _SIZES = (16, 64, 256)
+_FAST_SIZES = (*_SIZES, 512)  # the last where slabs have so many places: a small model gains a sixth
 _LONGEST_SHARED = 4  # granules: a longer chunk keeps the processor busy by itself, and is called alone
 Part = tuple[RingSlab, slice, Array]
 """Streams of one slab: which of a call's streams they are, and their places."""
@@ -42,7 +43,7 @@ class FastCalls:
         self._ort_session = session(fast_graph(source.data, self._d, form, None), source.execution)
         self.layout = RingLayout(self._d, form, n_places)
         self._buffers: dict[tuple[int, int, type[_Buffers]], _Buffers] = {}
-        self.ladder = agreeing(_SIZES, self._probe)
+        self.ladder = agreeing([size for size in _FAST_SIZES if size <= max(n_places, _SIZES[-1])], self._probe)
 
     def run(
         self, shard: int, rung: Rung, parts: Sequence[Part], fed: Array, samples: Sequence[Array]
@@ -85,6 +86,7 @@ class _Buffers:
         rings = {buffer.array for buffer in form.buffers}
         arrays = {name: aligned(shape, dtype) for name, dtype, shape in (*inputs, *outputs) if name not in rings}
         self.binding = ort_session.io_binding()
+        self._bound: RingSlab | None = None
         for name, _, _ in inputs:
             if name not in rings:
                 self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(arrays[name]))
@@ -131,8 +133,12 @@ class _Buffers:
     ) -> None:
         """Let the call read the rings where they stand."""
         ((slab, _, places),) = parts
+        if slab is not self._bound:
+            self._bound = None
+            for name, array in slab.bound.items():
+                self.binding.bind_ortvalue_input(name, array)
+            self._bound = slab
         for buffer, reads in zip(layout.buffers, self.slots, strict=True):
-            self.binding.bind_ortvalue_input(buffer.array, slab.bound[buffer.array])
             for table, slots in zip(buffer.reads, reads, strict=True):
                 if partly:
                     slots.fill(buffer.zeros)
