@@ -20,9 +20,10 @@ from edgeseq.runtime.lanes import Ladder, Rung, agreeing
 from edgeseq.runtime.model_source import Source, session
 from edgeseq.runtime.pool_rings import RingLayout, RingSlab, aligned, whole_rows
 
-# Measured: below 16 lanes a call costs nearly what one of 16 does, and beyond 256 nothing is gained. All are multiples
-# of the widest vector register, so that a loop over all lanes has no scalar rest.
+# Measured: below 16 lanes a call costs nearly what one of 16 does. All are multiples of the widest vector register, so
+# that a loop over all lanes has no scalar rest.
 _SIZES = (16, 64, 256)
+_FAST_SIZES = (*_SIZES, 512)  # the last where slabs have so many places: a small model gains a sixth
 _LONGEST_SHARED = 4  # granules: a longer chunk keeps the processor busy by itself, and is called alone
 Part = tuple[RingSlab, slice, Array]
 """Streams of one slab: which of a call's streams they are, and their places."""
@@ -42,7 +43,7 @@ class FastCalls:
         self._ort_session = session(fast_graph(source.data, self._d, form, None), source.execution)
         self.layout = RingLayout(self._d, form, n_places)
         self._buffers: dict[tuple[int, int, type[_Buffers]], _Buffers] = {}
-        self.ladder = agreeing(_SIZES, self._probe)
+        self.ladder = agreeing([size for size in _FAST_SIZES if size <= max(n_places, _SIZES[-1])], self._probe)
 
     def run(
         self, shard: int, rung: Rung, parts: Sequence[Part], fed: Array, samples: Sequence[Array]
@@ -73,7 +74,7 @@ class FastCalls:
         buffers = _Buffers(self._ort_session, d, self.form, size)
         buffers.prepare(layout, [(slab, slice(size), which)], slice(size), fed[which], [x[which] for x in samples])
         self._ort_session.run_with_iobinding(buffers.binding)
-        rows = [np.moveaxis(rows, 1, 0) for _, rows in buffers.rows]
+        rows = [np.moveaxis(rows, 1, 0) for rows in buffers.rows]
         return [*buffers.outputs, *buffers.carried_next, *rows]
 
 
@@ -85,6 +86,7 @@ class _Buffers:
         rings = {buffer.array for buffer in form.buffers}
         arrays = {name: aligned(shape, dtype) for name, dtype, shape in (*inputs, *outputs) if name not in rings}
         self.binding = ort_session.io_binding()
+        self._bound: RingSlab | None = None
         for name, _, _ in inputs:
             if name not in rings:
                 self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(arrays[name]))
@@ -101,15 +103,15 @@ class _Buffers:
             [arrays[r.slots].reshape(len(r.taps) // r.taps_each, size, r.taps_each) for r in buffer.reads]
             for buffer in form.buffers
         ]
-        self.rows = [(b.array, arrays[b.rows].reshape(len(b.rings), size, b.width)) for b in form.buffers]
+        self.rows = [whole_rows(arrays[b.rows].reshape(len(b.rings), size, b.width)) for b in form.buffers]
 
     def prepare(
         self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, fed: Array, samples: Sequence[Array]
-    ) -> list[Array]:
-        """Fill the lanes; returns the cursors of every buffer."""
+    ) -> Array:
+        """Fill the lanes; returns the cursors of the rings."""
         partly = len(fed) < self.size
-        all_cursors = [buffer.cursors(fed) for buffer in layout.buffers]
-        self._point_at_rows(layout, parts, lanes, all_cursors, partly=partly)
+        cursors = layout.cursors(fed)
+        self._point_at_rows(layout, parts, lanes, cursors, partly=partly)
         given = list(samples)
         if self.carried:
             states = ([array[places] for array in slab.carried] for slab, _, places in parts)
@@ -118,35 +120,37 @@ class _Buffers:
             if partly:
                 array.fill(0)
             array[lanes] = values
-        return all_cursors
+        return cursors
 
     def _point_at_rows(
         self,
         layout: RingLayout,
         parts: Sequence[Part],
         lanes: slice | Array,
-        all_cursors: Sequence[Array],
+        cursors: Array,
         *,
         partly: bool,
     ) -> None:
         """Let the call read the rings where they stand."""
         ((slab, _, places),) = parts
-        for buffer, cursors, reads in zip(layout.buffers, all_cursors, self.slots, strict=True):
-            self.binding.bind_ortvalue_input(buffer.array, slab.bound[buffer.array])
+        if slab is not self._bound:
+            self._bound = None
+            for name, array in slab.bound.items():
+                self.binding.bind_ortvalue_input(name, array)
+            self._bound = slab
+        for buffer, reads in zip(layout.buffers, self.slots, strict=True):
             for table, slots in zip(buffer.reads, reads, strict=True):
                 if partly:
                     slots.fill(buffer.zeros)
                 table.fill(slots, lanes, places, cursors)
 
-    def keep_rows(
-        self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, all_cursors: Sequence[Array]
-    ) -> None:
+    def keep_rows(self, layout: RingLayout, parts: Sequence[Part], lanes: slice | Array, cursors: Array) -> None:
         """Put the new rows into the slots that only the next step reads."""
-        for buffer, cursors, (name, rows) in zip(layout.buffers, all_cursors, self.rows, strict=True):
-            new = whole_rows(rows)[:, lanes]
+        for buffer, rows in zip(layout.buffers, self.rows, strict=True):
+            new = rows[:, lanes]
             for slab, part, places in parts:
                 here = cursors if cursors.shape[1] == 1 else cursors[:, part]
-                slab.rows[name][buffer.newest(places, here)] = new[:, part]
+                slab.keep(buffer, places, here, new[:, part])
 
 
 class _CollectedBuffers(_Buffers):
@@ -173,13 +177,13 @@ class _CollectedBuffers(_Buffers):
         layout: RingLayout,
         parts: Sequence[Part],
         lanes: slice | Array,
-        all_cursors: Sequence[Array],
+        cursors: Array,
         *,
         partly: bool,
     ) -> None:
         """Copy the rows that the call reads."""
         numbers = np.arange(self.size)[lanes]
-        for buffer, cursors, all_copies in zip(layout.buffers, all_cursors, self._copies, strict=True):
+        for buffer, all_copies in zip(layout.buffers, self._copies, strict=True):
             for table, copies in zip(buffer.reads, all_copies, strict=True):
                 if partly:
                     copies.fill(0)

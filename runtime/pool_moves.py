@@ -25,6 +25,8 @@ _LONGEST_CALL = 512  # samples, as in a Stream: so the memory of one call stays 
 _FEW = (
     32  # streams of a slab: fewer are copied into a call with those of other slabs, which then costs less than its own
 )
+Which = Array | slice
+"""Streams of a group, by their numbers."""
 Change = Callable[[], None]
 """Lets states be what a call made of them. Doing it twice is doing it once."""
 
@@ -107,28 +109,31 @@ class Moves:
             rows = [np.empty((n, calls * out.rows_a_call, *out.port.shape), out.port.dtype) for out in self._outputs]
             given.append(rows)
             on_fast_form, on_step_graph = self._divided(group)
-            if len(on_fast_form):
+            if on_fast_form is not None:
                 jobs += self._fast_jobs(group, on_fast_form, rows, changes)
-            if len(on_step_graph):
+            if on_step_graph is not None:
                 jobs += self._step_graph_jobs(group, on_step_graph, rows, changes)
         self._work(jobs)
         return given, changes
 
-    def _divided(self, group: Group) -> tuple[Array, Array]:
+    def _divided(self, group: Group) -> tuple[Which | None, Which | None]:
         """Which of the streams go on the fast form, and which on the step graph: it depends on the stream alone."""
-        whole, none = np.arange(len(group.places)), np.zeros(0, np.int64)
+        n = len(group.places)
+        everyone = slice(0, n) if n else None
         if self.fast is None or group.n_samples != 1 or group.ends is not None:
-            return none, whole
+            return None, everyone
         started = group.fed >= self.fast.form.start
-        return (whole, none) if started.all() else (np.flatnonzero(started), np.flatnonzero(~started))
+        if started.all():
+            return everyone, None
+        return (np.flatnonzero(started) if started.any() else None), np.flatnonzero(~started)
 
     def _fast_jobs(
-        self, group: Group, part: Array, rows: list[Array], changes: list[Change]
+        self, group: Group, streams: Which, rows: list[Array], changes: list[Change]
     ) -> list[Callable[[int], None]]:
         fast = self.fast
         assert fast is not None
 
-        def job(rung: Rung, which: Array, parts: list[Part]) -> Callable[[int], None]:
+        def job(rung: Rung, which: Which, parts: list[Part]) -> Callable[[int], None]:
             def work(shard: int) -> None:
                 samples = [x[which, 0] for x in group.chunks]
                 results, carried = fast.run(shard, rung, parts, group.fed[which], samples)
@@ -140,14 +145,14 @@ class Moves:
             return work
 
         jobs, scattered = [], []
-        for slab, of_slab, places in self._ring_parts(group.places[part]):
-            which = part[of_slab]
-            if len(which) < _FEW:
-                scattered.append(which)
+        for slab, of_slab, places in self._ring_parts(group.places[streams]):
+            which = _some(streams, of_slab)
+            if len(places) < _FEW:
+                scattered.append(np.arange(len(group.places))[which])
                 continue
-            for rung, some in fast.ladder.calls(len(which)):
+            for rung, some in fast.ladder.calls(len(places)):
                 here = places[some]
-                jobs.append(job(rung, which[some], [(slab, slice(len(here)), here)]))
+                jobs.append(job(rung, _some(which, some), [(slab, slice(len(here)), here)]))
         if scattered:
             together = np.concatenate(scattered)
             for rung, some in fast.ladder.calls(len(together)):
@@ -163,15 +168,16 @@ class Moves:
         return parts
 
     def _step_graph_jobs(
-        self, group: Group, part: Array, rows: list[Array], changes: list[Change]
+        self, group: Group, streams: Which, rows: list[Array], changes: list[Change]
     ) -> list[Callable[[int], None]]:
-        pieces = self._pieces(int(group.fed[part[0]]), group.n_samples)
+        group_fed = group.fed[streams]
+        pieces = self._pieces(int(group_fed[0]), group.n_samples)
         ladder = self.step_graph.ladder(group.n_samples) if len(pieces) == 1 else Ladder((Rung(1),))
 
-        def job(rung: Rung, which: Array) -> Callable[[int], None]:
+        def job(rung: Rung, which: Which) -> Callable[[int], None]:
             def work(_shard: int) -> None:
                 places, fed = group.places[which], group.fed[which]
-                ends = np.full(len(which), NEVER, np.int64) if group.ends is None else group.ends[which]
+                ends = np.full(len(places), NEVER, np.int64) if group.ends is None else group.ends[which]
                 states, done = self.states(places, fed), 0
                 for piece in pieces:
                     chunks = [x[which, piece] for x in group.chunks]
@@ -185,7 +191,7 @@ class Moves:
 
             return work
 
-        return [job(rung, part[some]) for rung, some in ladder.calls(len(part))]
+        return [job(rung, _some(streams, some)) for rung, some in ladder.calls(len(group_fed))]
 
     def _pieces(self, fed: int, n_samples: int) -> list[slice]:
         """The calls for so many samples: none is too long, and none reaches across a cut."""
@@ -228,6 +234,11 @@ class Moves:
                 if self._call != call:
                     return
                 job(shard)
+
+
+def _some(which: Which, part: slice) -> Which:
+    """Some of these streams."""
+    return slice(which.start + part.start, which.start + part.stop) if isinstance(which, slice) else which[part]
 
 
 def _carry(parts: Sequence[Part], carried: Sequence[Array]) -> None:

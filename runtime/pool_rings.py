@@ -29,37 +29,36 @@ class RingLayout:
             ModelFileError: a row of a product reads several rings, which no form of this version does.
         """
         self.n_places, self.form, self.specs = n_places, form, d.state
-        self.buffers = [_BufferLayout(buffer, n_places) for buffer in form.buffers]
+        sizes = sorted({ring.size + 1 for buffer in form.buffers for ring in buffer.rings})
+        self._sizes = np.array(sizes, np.int64)[:, None]
+        self.buffers = [_BufferLayout(buffer, n_places, sizes) for buffer in form.buffers]
         self.carried = [spec for spec in d.state if spec.input in form.states]
+
+    def cursors(self, fed: Array) -> Array:
+        """Of every distinct size of rings, the slot that the next row takes: (sizes, n), or (sizes, 1) in lock-step."""
+        cursors: Array = (fed[:1] if (fed == fed[0]).all() else fed) % self._sizes
+        return cursors
 
 
 class _BufferLayout:
     """The rings of one buffer. A table holds the slots for every place that the cursor of a ring can have."""
 
-    def __init__(self, buffer: RingBuffer, n_places: int) -> None:
+    def __init__(self, buffer: RingBuffer, n_places: int, distinct_sizes: Sequence[int]) -> None:
         self.array, self.rows, self.width = buffer.array, buffer.rows, buffer.width
         self.rings = buffer.rings
         self.sizes = np.array([ring.size + 1 for ring in buffer.rings])
         self.firsts = np.cumsum(self.sizes) - self.sizes
         self.n_rows = int(self.sizes.sum()) * n_places + 1
         self.zeros = self.n_rows - 1  # a row that is zero for ever, for lanes that no stream takes
-        self._cursors, self._cursor_of = np.unique(self.sizes, return_inverse=True)
-        self._cursors = self._cursors[:, None]
-        self._first_rows = (self.firsts * n_places)[:, None]
+        self._cursor_of = np.searchsorted(distinct_sizes, self.sizes)
         self._n_places = n_places
         self.reads = [_ReadTable(read, self, n_places) for read in buffer.reads]
 
-    def cursors(self, fed: Array) -> Array:
-        """Of every distinct size of rings, the slot that the next row takes: (sizes, n), or (sizes, 1)."""
-        cursors: Array = (fed[:1] if (fed == fed[0]).all() else fed) % self._cursors
-        return cursors
-
-    def newest(self, places: Array, cursors: Array) -> Array:
-        """The rows that the step's new rows take, (rings, n)."""
-        rows: Array = cursors[self._cursor_of]
-        rows *= self._n_places
-        rows += self._first_rows
-        return rows + places
+    def newest(self, cursors: Array) -> Array:
+        """The slots that the step's new rows take, (rings, n) or, in lock-step, (rings, 1)."""
+        slots: Array = cursors[self._cursor_of]
+        slots += self.firsts[:, None]
+        return slots
 
     def states(self, ring: int, places: Array, fed: Array) -> Array:
         """The rows of a ring's state, from the oldest: (n, rows)."""
@@ -112,6 +111,7 @@ class RingSlab:
         self.arrays = {b.array: np.zeros((b.n_rows, b.width), np.float32) for b in layout.buffers}
         self.bound = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.arrays.items()}
         self.rows = {name: whole_rows(array) for name, array in self.arrays.items()}
+        self._slots = {name: rows[:-1].reshape(-1, layout.n_places) for name, rows in self.rows.items()}
         self.carried = [np.zeros((layout.n_places, *spec.shape), spec.dtype) for spec in layout.carried]
 
     def read(self, places: Array, fed: Array) -> list[Array]:
@@ -136,6 +136,14 @@ class RingSlab:
             for i, ring in enumerate(buffer.rings):
                 rows[buffer.states(i, places, fed)] = np.moveaxis(by_name[ring.state], 1 + ring.axis, 1)
         self.carry(places, [by_name[spec.input] for spec in self._layout.carried])
+
+    def keep(self, buffer: _BufferLayout, places: Array, cursors: Array, new: Array) -> None:
+        """Put the new rows of a buffer's rings, (rings, n), into the slots that only the next step reads."""
+        slots, first = buffer.newest(cursors), int(places[0])
+        if slots.shape[1] == 1 and int(places[-1]) - first == len(places) - 1:  # side by side: several times as fast
+            self._slots[buffer.array][slots[:, 0], first : first + len(places)] = new
+        else:
+            self.rows[buffer.array].put(slots * self._layout.n_places + places, new)
 
     def carry(self, places: Array, states: Sequence[Array]) -> None:
         """Take over those states that stand in no ring."""

@@ -31,6 +31,7 @@ class PoolTable(Generic[_Slab]):
         self._taken = np.zeros(0, np.bool_)
         self._n_free = np.zeros(0, np.int64)  # of each slab
         self._expired: dict[str, None] = {}
+        self._named: tuple[list[str], Array] | None = None  # the last call's streams, which are often the next one's
 
     def place(self, stream_id: Any) -> int:
         """Where a stream stands.
@@ -44,7 +45,7 @@ class PoolTable(Generic[_Slab]):
             raise self._not_open(stream_id) from None
 
     def places(self, ids: Sequence[Any]) -> Array:
-        """Where streams stand, (n,).
+        """Where streams stand, (n,), read-only.
 
         Raises:
             StreamNotOpenError, StreamExpiredError: there is no stream of one of these ids.
@@ -52,13 +53,17 @@ class PoolTable(Generic[_Slab]):
         """
         place_of = self.place_of
         try:
-            places = np.array([place_of[stream_id] for stream_id in ids], np.int64)
-        except (KeyError, TypeError):
+            if self._named is not None and ids == self._named[0]:
+                return self._named[1]
+            places = np.fromiter(map(place_of.__getitem__, ids), np.int64, len(ids))
+        except (KeyError, TypeError, ValueError):  # the last of an array among the ids, which is neither equal nor not
             raise next(self._not_open(i) for i in ids if not isinstance(i, str) or i not in place_of) from None
         if len(set(ids)) < len(places):
             seen: set[str] = set()
             twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
             raise InputError(f"stream {twice!r}: expected each stream once, got it twice; push a chunk of two samples")
+        places.flags.writeable = False
+        self._named = list(ids), places
         return places
 
     def new_place(self, stream_id: Any, new_slab: Callable[[], _Slab]) -> int:
@@ -111,6 +116,7 @@ class PoolTable(Generic[_Slab]):
 
     def remove(self, stream_id: str, *, expired: bool = False) -> None:
         """Free a stream's place, and its slab if it was the last one there."""
+        self._named = None
         place = self.place_of.pop(stream_id)
         number = place // self.slab_size
         self._taken[place] = False
@@ -146,7 +152,7 @@ class PoolTable(Generic[_Slab]):
             return []
         first = int(places[0]) // self.slab_size
         if int(places[-1]) // self.slab_size == first:  # as it mostly is in a small pool
-            return [(self.slab(first), slice(len(places)), places - first * self.slab_size)]
+            return [(self.slab(first), slice(0, len(places)), places - first * self.slab_size)]
         numbers = places // self.slab_size
         bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(places)]
         parts = [slice(a, b) for a, b in pairwise(bounds)]

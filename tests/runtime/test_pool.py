@@ -46,6 +46,7 @@ def test_a_pool_knows_its_streams() -> None:
 def test_explain_says_which_form_runs() -> None:
     assert TINY.pool().explain() == "steps run on the fast form, on 16, 64, 256 streams at a time"
     assert PLAIN.pool().explain() == "everything runs on the step graph: the fast form was not asked for"
+    assert TINY.pool(slab=512).explain() == "steps run on the fast form, on 16, 64, 256, 512 streams at a time"
     old = rt.load("tests/data/format2.stream.onnx")
     assert old.pool().explain() == "everything runs on the step graph: the file holds no fast form"
 
@@ -97,6 +98,24 @@ def test_an_id_without_a_stream_is_an_error_everywhere() -> None:
     with pytest.raises(rt.StreamNotOpenError, match=r"stream \['x'\]"):
         pool.step([["x"]], _samples(1))
     assert pool.position("a") == 0
+
+
+def test_the_same_ids_again_may_be_other_streams() -> None:
+    pool, names, x = _pool("a", "b", "c"), ["a", "b"], _samples(2)
+    pool.step(names, x)
+    names[1] = "c"
+    pool.step(names, x)
+    assert [pool.position(i) for i in "abc"] == [2, 1, 1]
+    pool.close("a")
+    with pytest.raises(rt.StreamNotOpenError, match="stream 'a'"):
+        pool.step(names, x)
+    pool.open("takes the place of a")
+    pool.open("a")
+    pool.step(names, x)
+    assert [pool.position(i) for i in pool.ids] == [1, 2, 0, 1]
+    with pytest.raises(rt.StreamNotOpenError, match="no such stream"):
+        pool.step([np.zeros(2), "c"], x)
+    assert [pool.position(i) for i in pool.ids] == [1, 2, 0, 1]
 
 
 def test_a_bad_sample_names_the_stream_and_moves_nobody() -> None:

@@ -105,6 +105,29 @@ def test_no_bit_depends_on_how_many_move_together(name: str, pool_model: LoadMod
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_no_bit_depends_on_where_the_others_stand(name: str, pool_model: LoadModel) -> None:
+    """New rows are written as blocks only where all are at one position, side by side."""
+    model, seen = pool_model(name), {}
+    for others in ("in lock-step", "with a gap", "one elsewhere", "in another order", "of two slabs"):
+        pool, ids = model.pool(100, slab=34 if others == "of two slabs" else 64), [str(i) for i in range(68)]
+        for stream_id in ids:
+            pool.open(stream_id)
+        if others == "with a gap":
+            pool.close(ids.pop(20))
+        elif others == "one elsewhere":
+            pool.step({"30": part(samples(model, 1, 0), 0)})
+        elif others == "in another order":
+            ids.reverse()
+        given = []
+        for turn in range(15):
+            x = {i: part(samples(model, 1, turn * 100 + int(i)), 0) for i in ids}
+            rows = pool.step(x)
+            given.append([bits(rows[i]) for i in ("5", "40")])
+        seen[others] = (given, pool.snapshot("5"), pool.snapshot("40"))
+    assert all(each == seen["in lock-step"] for each in seen.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_recycled_place_equals_a_new_one(name: str, pool_model: LoadModel) -> None:
     model = pool_model(name)
     x, loud = samples(model, N, 0), samples(model, 30, 1, 100)
