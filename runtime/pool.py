@@ -18,7 +18,7 @@ import numpy as np
 from edgeseq.errors import ConfigError, InputError, ModelFileError, StreamEndedError
 from edgeseq.runtime.due import OutputRows
 from edgeseq.runtime.guard import Guard
-from edgeseq.runtime.inputs import Array, InputCheck
+from edgeseq.runtime.inputs import Array, InputCheck, check_length
 from edgeseq.runtime.latency import Latency
 from edgeseq.runtime.model_source import Source
 from edgeseq.runtime.pool_advance import Advance, Advances
@@ -176,8 +176,12 @@ class Pool:
 
         Raises:
             StreamNotOpenError, StreamExpiredError: the id has no stream.
+            InputError: the model was streamed by a promise of the length, and so many samples break it; the stream goes
+                on as if nothing had been asked.
         """
         places, records = self._found([stream_id], ended=True)
+        if not records["ended"][0] and (n := int(records["position"][0])):
+            check_length(self._description.conditions, n, _where([stream_id], records)(0))
         advance = self._advances.flush(places, records)
         self._commit(places, advance)
         return self._returned(advance.due)

@@ -16,6 +16,7 @@ from edgeseq.errors import ConfigError, SnapshotError, StreamEndedError
 from edgeseq.model_file import Description, Timing
 from edgeseq.runtime.inputs import Array
 from edgeseq.runtime.model import Model
+from edgeseq.runtime.snapshot import as_bytes
 from edgeseq.runtime.stream import Stream
 
 _LENGTH_BYTES = 8
@@ -64,7 +65,8 @@ class ProvisionalStream:
             name: appears in errors.
 
         Raises:
-            ConfigError: the two are of different offline models, ``now`` is not sooner, or they have several outputs.
+            ConfigError: the two are of different offline models, or under different promises, ``now`` is not sooner,
+                or they have several outputs.
         """
         origins = [model.description.offline for model in (now, later)]
         hashes = [None if origin is None else origin.graph_sha256 for origin in origins]
@@ -75,6 +77,12 @@ class ProvisionalStream:
             )
         if any(len(model.description.outputs) > 1 for model in (now, later)):
             raise ConfigError(f"{name!r}: expected models of one output, got several; open two streams yourself")
+        if now.description.conditions != later.description.conditions:
+            raise ConfigError(
+                f"{name!r}: expected two streams under the same conditions, got {now.description.conditions} and "
+                f"{later.description.conditions}, so one might end where the other may not; give streamify the same "
+                "length_modulo"
+            )
         if now.lookahead >= later.lookahead:
             raise ConfigError(
                 f"{name!r}: expected provisional predictions sooner than final ones, got a lookahead of "
@@ -123,7 +131,7 @@ class ProvisionalStream:
         Raises:
             SnapshotError: the snapshot is damaged, or of another model; the stream is as it was.
         """
-        data = bytes(snapshot)
+        data = as_bytes(snapshot)
         size = int.from_bytes(data[:_LENGTH_BYTES], "little")
         parts = data[_LENGTH_BYTES : _LENGTH_BYTES + size], data[_LENGTH_BYTES + size :]
         now, later = (model.restore(part, self.name) for model, part in zip(self._models, parts, strict=True))

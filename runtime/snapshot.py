@@ -74,7 +74,7 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dict[s
     Raises:
         SnapshotError: this is no snapshot, or one that is truncated, damaged, or of a newer format.
     """
-    data = _bytes(data)
+    data = as_bytes(data)
     if not data.startswith(_MAGIC[: len(data)]) or not data:
         raise SnapshotError(f"snapshot: expected bytes that begin with {_MAGIC!r}, got {data[:8]!r}")
     if len(data) < _BEGIN + _DIGEST_BYTES:
@@ -156,7 +156,12 @@ def short(value: object) -> str:
     return _REPR.repr(value)
 
 
-def _bytes(data: object) -> bytes:
+def as_bytes(data: object) -> bytes:
+    """``data``, if it is bytes.
+
+    Raises:
+        SnapshotError: it is something else, or cannot be read.
+    """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise SnapshotError(
             f"snapshot: expected bytes, got {type(data).__name__}; pass what Stream.snapshot or SnapshotStore.load gave"

@@ -19,7 +19,7 @@ from edgeseq.runtime.due import OutputRows
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.graph_state import GraphState
 from edgeseq.runtime.guard import Guard
-from edgeseq.runtime.inputs import Array, InputCheck, by_port
+from edgeseq.runtime.inputs import Array, InputCheck, by_port, check_length
 from edgeseq.runtime.latency import Latency
 from edgeseq.runtime.snapshot import check_graph, check_layout, pack, unpack
 
@@ -190,12 +190,7 @@ class Stream:
         if self._ended or n == 0:
             self._ended = True
             return self._returned([output.nothing() for output in self._outputs])
-        if not d.conditions.allow(n):
-            modulus, remainder = d.conditions.length_modulo or (1, 0)
-            raise InputError(
-                f"{self}: expected {remainder} samples modulo {modulus} at flush(), which the model was streamed by "
-                f"(length_modulo), got {n}; push as many as are missing, or reset()"
-            )
+        check_length(d.conditions, n, self)
         last = max(output.fed_for(n) for output in self._outputs)
         more = max(0, -(-(last - fed) // d.granule)) * d.granule
         rows = self._zeros(more)

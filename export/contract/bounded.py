@@ -49,7 +49,7 @@ def bounded_function(offline: OfflineModel, whole: OfflineFunction, stream: Desc
     reading = {name: Axes(*axes) for name, axes in zip(names, whole.input_axes, strict=True)}
     graph = ir.to_proto(cleaned(model, reading, stream.conditions.length_modulo))
     reference = _Reference(graph, names, [port.name for port in stream.outputs], stream.lookahead)
-    return replace(whole, call=reference.run, input_axes=((0, 1),) * len(names))
+    return replace(whole, call=reference.run, input_axes=((0, 1),) * len(names), longest_layer=reference.longest_layer)
 
 
 class _Reference:
@@ -74,11 +74,19 @@ class _Reference:
 
     def run(self, inputs: Inputs) -> list[Array]:
         """The outputs, as the offline model gives them."""
+        return _run(self._after, self._through_layers(inputs))
+
+    def longest_layer(self, inputs: Inputs) -> int:
+        """The most rows that one of the layers has for these sequences (T, C)."""
+        values = self._through_layers([x[None] for x in inputs])
+        return max(len(values[layer.node]) for layer, *_ in self._stages)
+
+    def _through_layers(self, inputs: Inputs) -> dict[str, Array]:
         values: dict[str, Array] = dict(zip(self._inputs, inputs, strict=True))
         for layer, before, blocks in self._stages:
             x, *mask = _run(before, values)
             values[layer.node] = blocks.run(x, mask[0] if mask else np.ones((1, len(x)), bool))
-        return _run(self._after, values)
+        return values
 
 
 class _Blocks:
@@ -197,11 +205,14 @@ def _run(ort_session: Any, values: Mapping[str, Array]) -> list[Array]:
 
 def approximation(pair: Pair) -> Seen:
     """Where the lookahead reaches the end of the sequence, the rows are the offline model's; elsewhere, how far."""
-    lookahead = pair.description.lookahead
+    lookahead, longest_layer = pair.description.lookahead, pair.offline.longest_layer
     assert lookahead is not None
+    assert longest_layer is not None
     finest = max(1, *(timing.hop[1] // timing.hop[0] for timing in pair.timings))
     most = min(LONGEST, max(1, lookahead.steps // finest))
     lengths = sorted({n for n in (1, most // 2, most - 1, most) if n >= pair.shortest and pair.allowed(n) == n})
+    # Padding gives a layer more rows than there are samples; the first of them sees so many steps behind it.
+    lengths = [n for n in lengths if longest_layer(pair.draw(n)) <= lookahead.steps + 1]
     worst = 0.0
     for n in lengths:
         inputs = pair.draw(n)

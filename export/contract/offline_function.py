@@ -37,6 +37,7 @@ class OfflineFunction:
     outputs: tuple[Port, ...]
     input_axes: tuple[tuple[int, int], ...]
     output_axes: dict[str, int] = field(default_factory=dict)  # found while it is run
+    longest_layer: Callable[[Inputs], int] | None = None  # of a bounded lookahead: the most rows that a layer has
 
     def run(self, inputs: Inputs) -> Inputs:
         """Shapes: (T, C) for each input to (R, K), or (K,), for each output.

@@ -33,9 +33,11 @@ from edgeseq.fast_form import FastForm
 from edgeseq.lookahead import Lookahead
 from edgeseq.model_file import Law, StateSpec, Timing
 
+_KEPT = {ir.DataType.FLOAT, ir.DataType.BOOL, None}
 _PHASES = 64  # of a granule longer than this, the first ones are tried
 _TAKES_WHAT_IS_BEFORE = {"Conv", "MaxPool", "AveragePool", "Slice", "Transpose", "Squeeze", "Unsqueeze"}
 _LONGEST = 100_000  # samples until which a model is looked for to be defined
+_MOST = 100_000  # of an option: what is kept, or run at once, must fit into memory
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,34 @@ class Options:
 
     def __post_init__(self) -> None:
         window, promise = self.pooling_window, self.length_modulo
-        if self.lookahead is not None and (not _is_whole(self.lookahead) or self.lookahead < 0):
-            raise ConfigError(f"lookahead: expected a number of steps from 0, or None, got {self.lookahead!r}")
-        if not _is_whole(self.chunk) or self.chunk < 1:
-            raise ConfigError(f"chunk: expected a number of steps from 1, got {self.chunk!r}")
+        for name, value, least, of in (
+            ("lookahead", self.lookahead, 0, "steps"),
+            ("chunk", self.chunk, 1, "steps"),
+            ("pooling_window", window, 1, "rows"),
+        ):
+            may_be_none = "" if name == "chunk" else ", or None"
+            if not (_is_whole(value, least, _MOST) or (value is None and may_be_none)):
+                raise ConfigError(
+                    f"{name}: expected a number of {of} from {least} to {_MOST}{may_be_none}, got {value!r}"
+                )
         if self.lookahead is None and self.chunk != 1:
             raise ConfigError("chunk: it is the block of a bounded lookahead; give lookahead, too")
-        if window is not None and (not isinstance(window, int) or window < 1):
-            raise ConfigError(f"pooling_window: expected a number of rows from 1, or None, got {window!r}")
-        if promise is not None and not 0 <= promise[1] < promise[0]:
+        if promise is not None and not _is_promise(promise):
             raise ConfigError(
-                f"length_modulo: expected (modulus, remainder) with 0 <= remainder < modulus, got {promise}"
+                "length_modulo: expected (modulus, remainder), whole numbers with 0 <= remainder < modulus <= "
+                f"{_MOST}, got {promise!r}"
             )
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_promise(value: object) -> bool:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        return False
+    modulus, remainder = value
+    return _is_whole(modulus, 1, _MOST) and _is_whole(remainder, 0, modulus - 1)
 
 
 def streamify(
@@ -220,10 +234,13 @@ class _Walk:
         if is_batch_size(node):
             self._known[node.outputs[0]] = self.step.batch_size()
             return
+        n_kept = self._n_kept()
         if node.op_type not in _TAKES_WHAT_IS_BEFORE:
             arguments = [due(self.step, a) if isinstance(a, Timed) else a for a in arguments]
         n_bounded = len(self.step.lookahead_layers)
         written = rule(self.step, node, arguments)
+        if self._n_kept() > n_kept or node.op_type == "Pad":
+            self._check_kept(node, arguments)
         if len(self.step.lookahead_layers) > n_bounded or not self._approximate.isdisjoint(node.inputs):
             self._approximate.update(node.outputs)
         for value, timed in zip(node.outputs, written, strict=False):
@@ -231,6 +248,21 @@ class _Walk:
                 if value.shape is None:
                     raise refuse(node, "the rank of its output is unknown", "run ONNX shape inference on the model")
                 self._know(value, replace(timed, rank=len(value.shape)))
+
+    def _n_kept(self) -> int:
+        return len(self.step.states) + len(self.step.histories)
+
+    @staticmethod
+    def _check_kept(node: ir.Node, arguments: Sequence[Argument]) -> None:
+        """Refuse to keep, from call to call, what is neither float32 nor a mask."""
+        for value, argument in zip(node.inputs, arguments, strict=True):
+            if value is None or value.dtype in _KEPT or not isinstance(argument, Timed):
+                continue
+            raise refuse(
+                node,
+                f"it needs earlier rows of {value.name!r}, of {value.dtype}, and a stream keeps rows of float32 alone",
+                "put a Cast to float32 before it, or export the model in float32",
+            )
 
     def _argument(self, node: ir.Node, value: ir.Value | None) -> Argument:
         if value is None or value in self._known:

@@ -303,6 +303,29 @@ def test_the_contract_finds_another_algorithm(tmp_path: Path) -> None:
         verify(exact, path, write=False)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 9])
+def test_a_padding_before_a_layer_leaves_fewer_sequences_that_it_sees_whole(steps: int, tmp_path: Path) -> None:
+    """The layer has four rows more than there are samples, so its lookahead reaches the end of fewer sequences."""
+    model = onnx.load(write(tmp_path / "m.onnx", stack("GRU")))
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([4, 0, 0, 0, 0, 0]), "pads"))
+    padding = onnx.helper.make_node("Pad", ["time_first", "pads"], ["padded"])
+    for node in graph.node:
+        node.input[:] = ["padded" if name == "time_first" else name for name in node.input]
+    graph.node.insert(1, padding)
+    graph.output[0].type.tensor_type.shape.dim[1].dim_param = "rows"
+    onnx.save(model, tmp_path / "m.onnx")
+    report = streamify(tmp_path / "m.onnx", tmp_path / "m.stream.onnx", 1, lookahead=steps, chunk=2)
+    told = {
+        0: "no sequence is short",
+        1: "no sequence is short",
+        3: "no sequence is short",
+        4: "of 1 s",
+        9: "of 1, 4 s",
+    }
+    assert told[steps] in report.contract.clauses["approximation"].text
+
+
 def test_its_contract_needs_the_file(tmp_path: Path) -> None:
     path, out = write(tmp_path / "m.onnx", stack("LSTM")), tmp_path / "m.stream.onnx"
     streamify(path, out, 1, lookahead=6, chunk=4)
@@ -316,10 +339,12 @@ def test_its_contract_needs_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lookahead": -1}, "lookahead: expected a number of steps from 0, or None, got -1"),
+        ({"lookahead": -1}, "lookahead: expected a number of steps from 0 to 100000, or None, got -1"),
         ({"lookahead": 1.5}, "lookahead: expected a number of steps"),
         ({"lookahead": True}, "lookahead: expected a number of steps"),
-        ({"lookahead": 3, "chunk": 0}, "chunk: expected a number of steps from 1, got 0"),
+        ({"lookahead": 10**9}, "lookahead: expected a number of steps from 0 to 100000, or None, got 1000000000"),
+        ({"lookahead": 3, "chunk": 10**9}, "chunk: expected a number of steps from 1 to 100000, got 1000000000"),
+        ({"lookahead": 3, "chunk": 0}, "chunk: expected a number of steps from 1 to 100000, got 0"),
         ({"chunk": 3}, "chunk: it is the block of a bounded lookahead; give lookahead, too"),
     ],
 )

@@ -66,12 +66,16 @@ def test_a_window_equals_the_offline_model_until_it_is_full(kind: str, window: i
             verify(out, offline, pooling_window=3 * window)
 
 
+WRONG: list[Any] = [(2, 2), (0, 0), (2, -1), (2,), (2, 0, 1), 2, "ab", (2.0, 0), (2, False), (10**9, 0)]
+
+
 def test_what_is_no_option(tmp_path: Path) -> None:
     offline, out = offline_file(tmp_path, "causal"), tmp_path / "m.stream.onnx"
     for options, told in (
         ({"pooling_window": 4}, "has no pool over time"),
         ({"pooling_window": 0}, "expected a number of rows"),
-        ({"length_modulo": (2, 2)}, "expected .modulus, remainder."),
+        ({"pooling_window": 10**9}, "expected a number of rows from 1 to 100000, or None, got 1000000000"),
+        *(({"length_modulo": wrong}, "expected .modulus, remainder.") for wrong in WRONG),
     ):
         with pytest.raises(ConfigError, match=told):
             streamify(offline, out, **options)

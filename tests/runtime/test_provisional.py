@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from edgeseq import runtime as rt
-from edgeseq.errors import ConfigError, NonFiniteError, SnapshotError, StreamEndedError
+from edgeseq.errors import ConfigError, InputError, NonFiniteError, SnapshotError, StreamEndedError
 from edgeseq.export import streamify
 from tests.export.latency_controlled import Stack, stack, write
+from tests.runtime.seams import write as write_seam
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(23, 3)).astype(np.float32)
@@ -116,6 +117,10 @@ def test_a_snapshot_that_is_none(pair: tuple[rt.Model, rt.Model]) -> None:
         with pytest.raises(SnapshotError):
             stream.restore(data)
         assert stream.position == 4
+    nothing: list[Any] = [None, "text", 5, [1, 2]]
+    for data in nothing:
+        with pytest.raises(SnapshotError, match="expected bytes"):
+            stream.restore(data)
     other = rt.ProvisionalStream(*pair)
     other.push(X[:5])
     size = int.from_bytes(whole[:8], "little")
@@ -160,3 +165,21 @@ def test_models_that_are_no_pair(pair: tuple[rt.Model, rt.Model], tmp_path: Path
     other = models(tmp_path, stack("GRU"))
     with pytest.raises(ConfigError, match="two streams of one offline model"):
         rt.ProvisionalStream(now, other[1])
+
+
+def test_models_under_different_promises_are_no_pair(tmp_path: Path) -> None:
+    """One might end, and take no more samples, where the other refuses to."""
+    write_seam("both ways, by a promise", tmp_path)
+    for name, promise in (("now", (4, 1)), ("now.twin", (2, 1))):
+        out = tmp_path / f"{name}.stream.onnx"
+        streamify(tmp_path / "m.onnx", out, 1, lookahead=0, length_modulo=promise)
+    later = rt.load(tmp_path / "m.stream.onnx")
+    with pytest.raises(ConfigError, match="under the same conditions"):
+        rt.ProvisionalStream(rt.load(tmp_path / "now.stream.onnx"), later)
+    stream = rt.ProvisionalStream(rt.load(tmp_path / "now.twin.stream.onnx"), later)
+    x = RNG.normal(size=(9, 4)).astype(np.float32)
+    stream.push(x[:8])
+    with pytest.raises(InputError, match="expected 1 samples modulo 2"):
+        stream.flush()
+    rows = [stream.step(x[8]), stream.flush()]
+    assert [row.final.samples.tolist()[-1:] for row in rows][1] == [8]
