@@ -6,7 +6,9 @@
     ├── InputError              a sample or chunk that the model cannot take; the state is unchanged
     │   ├── ShapeError              (also a ValueError)
     │   ├── DTypeError              (also a TypeError)
-    │   └── NonFiniteError          (also a ValueError)
+    │   ├── NonFiniteError          (also a ValueError)
+    │   ├── GapError                samples are missing, and the clock is to raise; start anew, then feed it again
+    │   └── ClockJumpError          a timestamp or sequence number far from the last, and the clock is to raise
     ├── StreamEndedError        a stream used after flush() without reset()
     ├── StreamBusyError         a stream used while a call of it is under way; that call goes on undisturbed
     ├── SnapshotError           a snapshot that is damaged, newer, or of another model; nothing was loaded
@@ -48,6 +50,14 @@ class DTypeError(InputError, TypeError):
 
 class NonFiniteError(InputError, ValueError):
     """An input that holds NaN or infinity."""
+
+
+class GapError(InputError):
+    """Samples before this one are missing, and the sensor clock was told to raise. The sample was not taken."""
+
+
+class ClockJumpError(InputError):
+    """A timestamp or sequence number far from the last, and the sensor clock was told to raise. It was not taken."""
 
 
 class StreamEndedError(EdgeseqError):

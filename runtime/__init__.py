@@ -6,13 +6,15 @@
     edgeseq.errors.ModelNotFoundError: no model file at 'nowhere.stream.onnx'; check the path, or make one with ...
 
 ``load`` opens a step graph (``NAME.stream.onnx``), ``load_offline`` an offline one (``NAME.onnx``). A ``Model`` is
-immutable and may be shared; a ``Stream`` is one sensor's state. Nothing here imports Keras, TensorFlow, onnx or
-tf2onnx.
+immutable and may be shared; a ``Stream`` is one sensor's state. A ``Feeder`` takes what sensors send, late, twice or
+with gaps, and gives ``Prediction`` records. Nothing here imports Keras, TensorFlow, onnx or tf2onnx.
 """
 
 from edgeseq.errors import (
+    ClockJumpError,
     DTypeError,
     EdgeseqError,
+    GapError,
     InputError,
     ModelFileError,
     ModelNotFoundError,
@@ -22,22 +24,40 @@ from edgeseq.errors import (
     StreamBusyError,
     StreamEndedError,
 )
+from edgeseq.runtime.clock import SensorClock
+from edgeseq.runtime.clock_counters import Counters
+from edgeseq.runtime.feeder import Feeder, predictions
+from edgeseq.runtime.labels import ExponentialAverage, HoldMargin, HoldRepeats, LabelRule, Majority
 from edgeseq.runtime.latency import Latency, prometheus_text
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
+from edgeseq.runtime.prediction import Prediction
+from edgeseq.runtime.sample import Sample
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
 
 __all__ = [
+    "ClockJumpError",
+    "Counters",
     "DTypeError",
     "EdgeseqError",
+    "ExponentialAverage",
+    "Feeder",
+    "GapError",
+    "HoldMargin",
+    "HoldRepeats",
     "InputError",
+    "LabelRule",
     "Latency",
+    "Majority",
     "Model",
     "ModelFileError",
     "ModelNotFoundError",
     "NonFiniteError",
     "OfflineModel",
+    "Prediction",
+    "Sample",
+    "SensorClock",
     "ShapeError",
     "SnapshotError",
     "SnapshotStore",
@@ -46,5 +66,6 @@ __all__ = [
     "StreamEndedError",
     "load",
     "load_offline",
+    "predictions",
     "prometheus_text",
 ]
