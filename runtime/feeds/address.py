@@ -16,6 +16,7 @@ from edgeseq.errors import ConfigError
 
 Options = TypeVar("Options")
 _LONGEST_PORT = 65535
+_SECRETS = ("token", "password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Address:
             user = "" if self.user is None else self.user + ("" if self.password is None else ":***") + "@"
             host = f"[{self.host}]" if ":" in self.host else self.host
             place = f"//{user}{host}" + ("" if self.port is None else f":{self.port}")
-        options = "&".join(f"{name}={value}" for name, value in self.options)
+        options = "&".join(f"{name}={'***' if name in _SECRETS else value}" for name, value in self.options)
         return f"{self.scheme}:{place}{self.path}" + (f"?{options}" if options else "")
 
 

@@ -79,9 +79,7 @@ class JsonDecoder:
         if not data.strip():
             return None
         try:
-            given = json.loads(data)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(where, data) from error
+            given = json.loads(_text(data, where).removeprefix("\ufeff"))  # of bytes, json would guess the encoding
         except (ValueError, RecursionError) as error:
             raise FrameError("not_json", f"{where}: expected JSON, got {_short(data)} ({error})") from error
         if isinstance(given, list):
@@ -263,7 +261,7 @@ def _text(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise _not_utf8(where, data) from error
+        raise FrameError("not_utf8", f"{where}: expected UTF-8, got {_short(data)}") from error
 
 
 def _cells(data: bytes, where: str) -> list[str]:
@@ -320,10 +318,6 @@ def _plain(text: str) -> str:
     for escaped in ("\\ ", "\\,", "\\="):
         text = text.replace(escaped, escaped[1])
     return text
-
-
-def _not_utf8(where: str, data: bytes) -> FrameError:
-    return FrameError("not_utf8", f"{where}: expected UTF-8, got {_short(data)}")
 
 
 def _short(value: object) -> str:

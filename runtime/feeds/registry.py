@@ -21,6 +21,12 @@ SCHEMES = {
     "csv": f"{_HERE}.files",
     "jsonl": f"{_HERE}.files",
     "influx": f"{_HERE}.files",
+    "mqtt": f"{_HERE}.mqtt",
+    "mqtts": f"{_HERE}.mqtt",
+    "ws": f"{_HERE}.websocket",
+    "wss": f"{_HERE}.websocket",
+    "ws+listen": f"{_HERE}.websocket",
+    "wss+listen": f"{_HERE}.websocket",
 }
 """The module of each scheme."""
 

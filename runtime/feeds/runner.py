@@ -141,7 +141,8 @@ class Run:
 
     async def _run(self) -> RunReport:
         try:
-            await self._begin()
+            if not await self._begun():
+                return self.now()
             reader = asyncio.ensure_future(self._read())
             worker = asyncio.ensure_future(self._work())
             try:
@@ -156,6 +157,20 @@ class Run:
             await self._sink.close()
             if self._checkpoints is not None:
                 self._checkpoints.close()
+
+    async def _begun(self) -> bool:
+        """Begin; False if the run was stopped before, as while a sink's peer cannot be reached."""
+        beginning = asyncio.ensure_future(self._begin())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        either: set[asyncio.Future[Any]] = {beginning, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if beginning.done():
+            beginning.result()
+            return True
+        beginning.cancel()
+        await asyncio.wait({beginning})
+        return False
 
     async def _wait(self, reader: asyncio.Future[None], worker: asyncio.Future[None]) -> None:
         stopped = asyncio.ensure_future(self._stop.wait())
