@@ -10,6 +10,8 @@ immutable and may be shared; a ``Stream`` is one sensor's state. A ``Feeder`` ta
 with gaps, and gives ``Prediction`` records. Nothing here imports Keras, TensorFlow, onnx or tf2onnx.
 """
 
+from typing import TYPE_CHECKING
+
 from edgeseq.errors import (
     ClockJumpError,
     DTypeError,
@@ -35,6 +37,19 @@ from edgeseq.runtime.prediction import Prediction
 from edgeseq.runtime.sample import Sample
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.feeds.runner import run
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import ``run`` when it is first used: it brings asyncio, which the core does without."""
+        if name == "run":
+            from edgeseq.runtime.feeds.runner import run
+
+            return run
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ClockJumpError",
@@ -68,4 +83,5 @@ __all__ = [
     "load_offline",
     "predictions",
     "prometheus_text",
+    "run",
 ]

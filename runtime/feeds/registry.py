@@ -6,6 +6,7 @@ it stands on at its top. ``register`` adds one of your own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -21,6 +22,7 @@ SCHEMES = {
     "csv": f"{_HERE}.files",
     "jsonl": f"{_HERE}.files",
     "influx": f"{_HERE}.files",
+    "serial": f"{_HERE}.serial_port",
     "mqtt": f"{_HERE}.mqtt",
     "mqtts": f"{_HERE}.mqtt",
     "ws": f"{_HERE}.websocket",
@@ -33,15 +35,18 @@ SCHEMES = {
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a feed must know of the model: whether it names its channels, and its rate."""
+    """What a feed must know of the model: whether it names its channels, its rate, and the numbers of a sample."""
 
     named: bool = True
     rate_hz: float | None = None
+    n_values: int | None = None
 
     @classmethod
     def of(cls, model: Model) -> Context:
         """The context of a model."""
-        return cls(all(port.names is not None for port in model.description.inputs), model.rate_hz)
+        ports = model.description.inputs
+        named = all(port.names is not None for port in ports)
+        return cls(named, model.rate_hz, sum(math.prod(size or 1 for size in port.shape) for port in ports))
 
 
 def register(scheme: str, module: str) -> None:
