@@ -126,6 +126,24 @@ class SensorClock:
         return asdict(self)
 
 
+def clock_for(name: str, rate_hz: float | None, clock: SensorClock | None) -> SensorClock:
+    """The clock of a feed of this model, or one that refuses what is not even, at the model's rate.
+
+    Raises:
+        ConfigError: the model's rate is not the clock's, or nobody knows the rate.
+    """
+    if clock is None:
+        if rate_hz is None:
+            raise ConfigError(f"feeder: the model {name!r} does not say its rate; give clock=SensorClock(rate_hz=...)")
+        return SensorClock(rate_hz=rate_hz)
+    if rate_hz is not None and rate_hz != clock.rate_hz:
+        raise ConfigError(
+            f"feeder: the model {name!r} takes {rate_hz} Hz, the clock gives {clock.rate_hz} Hz; resample with "
+            f"SensorClock(rate_hz={rate_hz}, sensor_hz={clock.rate_hz}, resample='linear')"
+        )
+    return clock
+
+
 def _samples(seconds: float, rate_hz: float) -> int:
     return math.floor(seconds * rate_hz * (1 + 1e-12) + 1e-9)  # 0.1 s at 50 Hz are 5 samples, whatever rounding says
 

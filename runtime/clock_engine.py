@@ -88,6 +88,7 @@ class ClockEngine:
             flagged=missing is not None or (jumped and self.clock.jump == "rebase"),
         )
         self.release(state, sample, force=state.order == "arrival")
+        self.fill.check_wait(state, sample)
 
     def finish(self, state: ClockState, where: object) -> None:
         """Wait no longer for anything: what waits is given out, and what is missing at the end is held.
@@ -133,7 +134,7 @@ class ClockEngine:
             entry = waiting.pop(lowest)
             state.next_slot, state.tail_s = lowest + 1, entry.time_s
             state.seen = (state.seen << 1 | 1) & _REMEMBERED
-            self.fill.push(state, entry, where)
+            self.fill.push(state, entry)
 
     def _check_place(self, state: ClockState, sample: Sample) -> None:
         """Check that the sample carries what places are found by."""

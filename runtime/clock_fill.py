@@ -19,21 +19,27 @@ class FillMissing:
         self._longest = longest
         self._resampler = resampler
 
-    def push(self, state: ClockState, entry: Entry, where: object) -> None:
-        """Take the next sample.
-
-        Raises:
-            NonFiniteError: a channel has been missing for too long to wait for it.
-        """
+    def push(self, state: ClockState, entry: Entry) -> None:
+        """Take the next sample."""
         if entry.missing is None and not state.pending:
             self._pass(state, entry)
             return
         state.pending.append(entry)
         self._go_on(state, at_end=False)
-        if state.pending and entry.slot - state.pending[0].slot > self._longest:
+
+    def check_wait(self, state: ClockState, where: object) -> None:
+        """Check that no channel has been waited for for too long, once all samples that can go on did.
+
+        Raises:
+            NonFiniteError: one has.
+        """
+        if not state.pending:
+            return
+        for_long = state.pending[-1].slot - state.pending[0].slot
+        if for_long > self._longest:
             raise NonFiniteError(
-                f"{where}: expected a value of every channel within {self._longest} samples, got none since place "
-                f"{state.pending[0].slot}; look at the sensor, choose missing='hold', or make jump_s longer"
+                f"{where}: expected a value of every channel within {self._longest} samples, got none of one for "
+                f"{for_long}; look at the sensor, choose missing='hold', or make jump_s longer"
             )
 
     def finish(self, state: ClockState) -> None:
@@ -101,8 +107,10 @@ def _draw(state: ClockState, port: int, channel: int, end: int | None) -> None:
     assert start is not None
     for i in range(1 if end is None else end):
         entry = entries[i]
-        if entry.missing is None or entry.fill == "hold" or not entry.missing[port].flat[channel]:
-            continue
+        if entry.missing is None or not entry.missing[port].flat[channel]:
+            continue  # it is on a line already
+        if entry.fill == "hold":
+            break  # it repeats what is before it, and the next line begins there
         value = start
         if to is not None and last is not None and end is not None:
             value = start + (to - start) * (entry.slot - last.slot) / (entries[end].slot - last.slot)

@@ -43,7 +43,7 @@ def fill_gap(engine: ClockEngine, state: ClockState, gap: Gap) -> None:
             time_s = before_s + (after_s - before_s) * i / (n_missing + 1)
         slot = after.slot - n_missing - 1 + i
         entry = Entry(slot, time_s, values, missing, engine.clock.gap, real=False, flagged=True)
-        engine.fill.push(state, entry, gap.where)
+        engine.fill.push(state, entry)
 
 
 def start_anew(engine: ClockEngine, state: ClockState, _gap: Gap) -> None:

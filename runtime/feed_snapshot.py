@@ -6,7 +6,7 @@ bytes of its own snapshot, which guard themselves.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -133,8 +133,10 @@ def _clock_state(header: Mapping[str, Any], arrays: Mapping[str, Array], d: Desc
         if plain[name] is not None and type(plain[name]) is not int:
             raise ValueError(f"{name} is no whole number")
     for name in ("anchor", "newest_s", "tail_s", "first_s"):
-        if plain[name] is not None and type(plain[name]) not in (int, float):
+        if plain[name] is not None and not (type(plain[name]) in (int, float) and math.isfinite(plain[name])):
             raise ValueError(f"{name} is no number")
+    if plain["started"] and plain["next_slot"] is None:
+        raise ValueError("it has started nowhere")
     if plain["order"] not in (None, "sequence", "timestamp", "arrival") or type(plain["started"]) is not bool:
         raise ValueError("order or started is none of those")
     state = ClockState(**plain, counts=Counters(**{k: _count(v) for k, v in header["counts"].items()}))
@@ -184,7 +186,7 @@ def _row_state(header: Mapping[str, Any], arrays: Mapping[str, Array], rows: Row
         setattr(rows, name, _count(numbers[name]))
     rows.flagged_before = _count(numbers["flagged_before"] + 1) - 1
     rows.flag_next = bool(numbers["flag_next"])
-    rows.times = deque(None if np.isnan(t) else t for t in arrays["times"].astype(np.float64).tolist())
+    rows.times = [None if np.isnan(t) else t for t in arrays["times"].astype(np.float64).tolist()]
     if rows.times_first + len(rows.times) != rows.position:
         raise ValueError("times are not as many as the samples whose rows are to come")
     rows.flagged = [_count(n) for n in arrays["flagged"].tolist()]

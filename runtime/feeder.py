@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgeseq.errors import ConfigError, EdgeseqError, InputError, SnapshotError
 from edgeseq.runtime import clock_rules
-from edgeseq.runtime.clock import SensorClock
+from edgeseq.runtime.clock import SensorClock, clock_for
 from edgeseq.runtime.clock_counters import Counters
 from edgeseq.runtime.clock_engine import ClockEngine
-from edgeseq.runtime.clock_state import ClockState
+from edgeseq.runtime.clock_state import ClockState, Tick
 from edgeseq.runtime.feed_rows import RowRecords, RowState
 from edgeseq.runtime.feed_snapshot import pack_feed, unpack_feed
 from edgeseq.runtime.feed_streams import ModelStreams, Streams
@@ -24,6 +25,7 @@ from edgeseq.runtime.model import Model
 from edgeseq.runtime.prediction import Prediction
 from edgeseq.runtime.sample import Sample
 
+_NOT_GIVEN = object()
 OnError = Callable[[Sample, EdgeseqError], None]
 
 
@@ -75,7 +77,8 @@ class Feeder:
         max_streams: how many ids there may be.
 
     Raises:
-        ConfigError: the model's rate is not the clock's, or nobody knows the rate.
+        ConfigError: the model's rate is not the clock's, or nobody knows the rate; there are rules for labels, and the
+            model names none; or a number is out of its range.
 
     Example:
         >>> from edgeseq import runtime as rt
@@ -98,13 +101,16 @@ class Feeder:
         warm_up: int | None = None,
         max_streams: int = 100_000,
     ) -> None:
-        self.clock = clock = _clock_for(model, clock)
+        if not all(n is None or (type(n) is int and n >= 0) for n in (warm_up, max_streams)):
+            raise ConfigError(f"feeder: expected numbers of 0 or more, got {warm_up=}, {max_streams=}")
+        self.clock = clock = clock_for(model.name, model.rate_hz, clock)
         self.labels = tuple(labels)
         self._description = model.description
         self._max_streams = max_streams
         self._engine = ClockEngine(clock, model.description.inputs)
         self._records = RowRecords(model, labels, warm_up, clock.rate_hz)
         self._streams: Streams = ModelStreams(model) if pool is None else pool
+        self._is_pool = pool is not None
         self._names = [port.name for port in model.description.inputs]
         self._feeds: dict[str, _Feed] = {}
         self._gone = Counters()  # of streams that were closed, and of samples that opened none
@@ -118,24 +124,44 @@ class Feeder:
                 it. Whatever is raised, the sample is counted as rejected and the stream is as it was. (A model of
                 tokens may refuse one that waited in the clock; that one is left out then.)
         """
+        self._settle(sample.stream_id)
         return self._drain(sample.stream_id, self._take(sample))
 
     def feed_many(self, samples: Iterable[Sample], *, on_error: OnError | None = None) -> list[Prediction]:
-        """Take many samples, of any streams, and return the predictions that are due.
+        """Take many samples, of any streams, and return the predictions that are due, each stream's in its order.
 
-        An error ends the call, and what is due by then comes with the next one; with ``on_error``, which is given the
-        sample and the error, the others are taken.
+        On a pool, streams are stepped together, so this is the fast way to feed many. An error ends the call: what was
+        taken before it is taken, and its predictions come with the next call of its stream. With ``on_error``, which is
+        given the sample and the error, the call goes on with the others.
+
+        Raises:
+            EdgeseqError: as for ``feed``, without ``on_error``; or what ``on_error`` raises.
         """
-        due: list[Prediction] = []
+        fed: dict[str, Sample] = {}
+        ended: EdgeseqError | None = None
         for sample in samples:
             try:
-                due += self.feed(sample)
+                if not isinstance(sample.stream_id, str) or sample.stream_id not in fed:
+                    self._settle(sample.stream_id)
+                self._take(sample)
+                fed[sample.stream_id] = sample
             except EdgeseqError as error:
                 if on_error is None:
-                    for prediction in due:
-                        self._feeds[prediction.stream_id].owed.append(prediction)
-                    raise
+                    ended = error
+                    break
                 on_error(sample, error)
+        for stream_id, refusal in self._step_all({stream_id: self._feeds[stream_id] for stream_id in fed}):
+            if on_error is None:
+                ended = ended or refusal
+            else:
+                on_error(fed[stream_id], refusal)
+        if ended is not None:
+            raise ended
+        due: list[Prediction] = []
+        for stream_id in fed:
+            feed = self._feeds[stream_id]
+            due += feed.owed
+            feed.owed = []
         return due
 
     def release(self, stream_id: str) -> list[Prediction]:
@@ -157,7 +183,8 @@ class Feeder:
         The next sample of this id starts another one, with a clock that knows no time; numbers go on.
 
         Raises:
-            InputError, GapError: as for ``release``; nothing has ended.
+            InputError, GapError: as for ``release``; nothing has ended. (Only if the model refused a token that waited,
+                all has, and ``drain`` gives what is owed.)
         """
         feed = self._feed(stream_id)
         new = feed.clock.copy()
@@ -177,7 +204,7 @@ class Feeder:
             InputError: there is no such stream.
         """
         feed = self._feed(stream_id)
-        feed.owed = self._drain(stream_id, feed)
+        self._settle(stream_id)
         new = feed.clock.copy()
         self._engine.start_anew(new)
         self._streams.reset(stream_id)
@@ -302,49 +329,69 @@ class Feeder:
             feed.clock = new
         return feed
 
+    def _settle(self, stream_id: object) -> None:
+        """Let the model take what an exception left ready, before more comes: it must not pile up."""
+        if isinstance(stream_id, str) and stream_id in self._feeds and self._feeds[stream_id].clock.ready:
+            feed = self._feeds[stream_id]
+            feed.owed = self._drain(stream_id, feed)
+
     def _drain(self, stream_id: str, feed: _Feed) -> list[Prediction]:
         """Let the model take what is ready, one by one. What it refuses is left out; the first error is raised."""
-        ready, counts, first_error = feed.clock.ready, feed.clock.counts, None
-        while ready:
-            tick = ready[0]
-            try:
-                if tick.values is None:
-                    made = self._records.records(feed.rows, stream_id, self._streams.flush(stream_id), at_end=True)
-                    self._streams.reset(stream_id)
-                    self._records.restart(feed.rows)
-                else:
-                    values = tick.values
-                    x = values[0] if len(values) == 1 else dict(zip(self._names, values, strict=True))
-                    given = self._streams.step({stream_id: x})[stream_id]
-                    self._records.took(feed.rows, tick)
-                    made = self._records.records(feed.rows, stream_id, given)
-            except InputError as error:
-                first_error = first_error or error
-                counts.used -= tick.real
-                counts.rejected += tick.real
-                counts.ticks -= 1
-                feed.rows.flag_next, made = True, []
-            ready.pop(0)
-            counts.predictions += len(made)
-            feed.owed += made
+        first_error = None
+        while feed.clock.ready:
+            error = self._go_on(stream_id, feed)
+            first_error = first_error or error
         if first_error is not None:
             raise first_error
         due, feed.owed = feed.owed, []
         return due
 
+    def _step_all(self, feeds: dict[str, _Feed]) -> list[tuple[str, InputError]]:
+        """Let the model take all that is ready, of many streams, and return its refusals. Predictions are owed."""
+        errors: list[tuple[str, InputError]] = []
+        while feeds := {stream_id: feed for stream_id, feed in feeds.items() if feed.clock.ready}:
+            given = self._stepped({stream_id: feed.clock.ready[0] for stream_id, feed in feeds.items()})
+            for stream_id, feed in feeds.items():
+                error = self._go_on(stream_id, feed, given.get(stream_id, _NOT_GIVEN))
+                if error is not None:
+                    errors.append((stream_id, error))
+        return errors
 
-def _clock_for(model: Model, clock: SensorClock | None) -> SensorClock:
-    """The clock, checked against the model's rate."""
-    rate_hz = model.rate_hz
-    if clock is None:
-        if rate_hz is None:
-            raise ConfigError(
-                f"feeder: the model {model.name!r} does not say its rate; give clock=SensorClock(rate_hz=...)"
-            )
-        return SensorClock(rate_hz=rate_hz)
-    if rate_hz is not None and rate_hz != clock.rate_hz:
-        raise ConfigError(
-            f"feeder: the model {model.name!r} takes {rate_hz} Hz, the clock gives {clock.rate_hz} Hz; resample with "
-            f"SensorClock(rate_hz={rate_hz}, sensor_hz={clock.rate_hz}, resample='linear')"
-        )
-    return clock
+    def _stepped(self, ticks: dict[str, Tick]) -> dict[str, Any]:
+        """What a pool gives for one tick of each of these streams; nothing if it cannot take them together."""
+        together = {stream_id: self._sample(tick) for stream_id, tick in ticks.items() if tick.values is not None}
+        if not self._is_pool or len(together) < 2:
+            return {}
+        try:
+            return self._streams.step(together)
+        except InputError:  # it has moved none of them; one by one it will be seen which
+            return {}
+
+    def _sample(self, tick: Tick) -> Any:
+        assert tick.values is not None
+        return tick.values[0] if len(tick.values) == 1 else dict(zip(self._names, tick.values, strict=True))
+
+    def _go_on(self, stream_id: str, feed: _Feed, given: Any = _NOT_GIVEN) -> InputError | None:
+        """Let the model take the first tick that is ready, unless that gave ``given`` already, and note what is due."""
+        tick, counts, refused = feed.clock.ready[0], feed.clock.counts, None
+        made: list[Prediction] = []
+        try:
+            if tick.values is None:
+                made = self._records.records(feed.rows, stream_id, self._streams.flush(stream_id), at_end=True)
+                self._streams.reset(stream_id)
+                self._records.restart(feed.rows)
+            else:
+                if given is _NOT_GIVEN:
+                    given = self._streams.step({stream_id: self._sample(tick)})[stream_id]
+                self._records.took(feed.rows, tick)
+                made = self._records.records(feed.rows, stream_id, given)
+        except InputError as error:
+            refused = error
+            counts.used -= tick.real
+            counts.rejected += tick.real
+            counts.ticks -= 1
+            feed.rows.flag_next = True
+        feed.clock.ready.pop(0)
+        counts.predictions += len(made)
+        feed.owed += made
+        return refused

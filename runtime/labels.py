@@ -183,8 +183,10 @@ def smooth(rules: tuple[LabelRule, ...], memories: list[Array], output: Array) -
 
     Where a rule holds a label that the scores do not favour, the score is that of the label that is held.
     """
+    label = int(output.argmax())
+    if not rules:
+        return label, float(output[label])
     scores = output.astype(np.float64)
-    label = int(np.argmax(scores))
     for rule, memory in zip(rules, memories, strict=True):
         scores, label = rule.apply(memory, scores, label)
     return label, float(scores[label])

@@ -26,8 +26,8 @@ class Sample:
 
     ``values`` are those of a model of one input, or a mapping from the names of several inputs to theirs: an array (C,)
     of the model's dtype, a list of C numbers, a token, or a mapping from the names of channels to numbers. NaN, None
-    and a channel that a mapping leaves out are missing values. ``timestamp_s`` is in seconds since any moment;
-    ``sequence`` counts the sensor's samples.
+    and a channel that a mapping leaves out are missing values; so is None for one of several inputs as a whole.
+    ``timestamp_s`` is in seconds since any moment; ``sequence`` counts the sensor's samples.
 
     Example:
         >>> print(Sample("pump-7", [0.1, None, 9.8], timestamp_s=12.5, sequence=812))
@@ -77,7 +77,9 @@ class SampleReader:
 
     def _port(self, name: str, given: Any, where: object) -> tuple[Array, Array | None]:
         port, check = self._ports[name], self._checks[name]
-        x = given if isinstance(given, (np.ndarray, np.generic)) else _array(port, given, where)
+        x = given
+        if not isinstance(given, (np.ndarray, np.generic)):
+            x = _array(port, given, where, whole_may_miss=self._may_miss and len(self._ports) > 1)
         if self._may_miss and isinstance(x, np.ndarray) and x.dtype.kind == "f" and (missing := np.isnan(x)).any():
             x = np.where(missing, x.dtype.type(0), x)
             return check.sample(x, where).copy(), missing
@@ -87,11 +89,13 @@ class SampleReader:
             raise NonFiniteError(f"{error}, or choose what the clock does with missing values") from None
 
 
-def _array(port: Port, given: Any, where: object) -> Any:
+def _array(port: Port, given: Any, where: object, *, whole_may_miss: bool) -> Any:
     """What JSON can hold, as an array of the port's dtype."""
     expected = f"{port.dtype} {port.shape}"
     if isinstance(given, Mapping):
         given = _by_channel(port, given, where)
+    if given is None and whole_may_miss and len(port.shape) == 1:  # one of several sensors was silent
+        given = [None] * port.shape[0]
     if not isinstance(given, (list, tuple)) and port.shape != ():
         raise DTypeError(f"{where}: expected {expected} or a list of numbers, got {type(given).__name__}")
     numbers = list(given) if isinstance(given, (list, tuple)) else [given]
