@@ -241,8 +241,12 @@ class _Listener:
         """Close all connections."""
         server, self._server = self._server, None
         if server is not None:
+            open_ones = list(server.connections)
             server.close()
             await server.wait_closed()
+            for connection in open_ones:  # of a peer that does not read, the socket waits for it even now
+                connection.transport.abort()
+            await asyncio.sleep(0)
 
 
 def _is_loopback(host: str) -> bool:
