@@ -50,8 +50,11 @@ class Feed(Protocol):
 
     name: str
     replays: bool
-    decoder: Decoder
     counts: dict[str, int]
+
+    @property
+    def decoder(self) -> Decoder:
+        """What makes samples of its frames."""
 
     def frames(self, position: Any, /) -> AsyncIterator[Frame]:
         """All frames after ``position``, from the start if it is None; it ends when there will be no more.
