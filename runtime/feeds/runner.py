@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -217,13 +217,16 @@ class Run:
 
     async def _read(self) -> None:
         error: Exception | None = None
+        frames = self._feed.frames(self._state.feed_position)
         try:
-            async for frame in self._feed.frames(self._state.feed_position):
+            async for frame in frames:
                 await self._queue.put(frame)
         except Exception as raised:  # whatever it is, what was read goes out first; then take() raises it
             error = raised
         finally:
             self._queue.close(error)
+            if isinstance(frames, AsyncGenerator):
+                await frames.aclose()
 
     async def _work(self) -> None:
         while frames := await self._queue.take(MOST_FRAMES):

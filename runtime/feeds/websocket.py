@@ -92,7 +92,9 @@ class _Client:
     """A connection that is made again when it is lost."""
 
     def __init__(self, place: _Place, counts: dict[str, int]) -> None:
-        self._place, self._counts, self._backoff = place, counts, Backoff()
+        self._place, self._counts = place, counts
+        self.backoff = Backoff()
+        """To be reset once the peer did what it is there for: some accept a connection and close it at once."""
         options = place.options
         self._tls = client_tls(options.ca, options.cert, options.key) if place.secure else None
 
@@ -122,9 +124,8 @@ class _Client:
                 pass
             else:
                 self._counts["ws_connections"] = self._counts.get("ws_connections", 0) + 1
-                self._backoff.reset()
                 return connection
-            await self._backoff.wait()
+            await self.backoff.wait()
 
 
 class ClientFeed:
@@ -145,6 +146,7 @@ class ClientFeed:
             connection = await self._client.connect()
             try:
                 async for message in connection:
+                    self._client.backoff.reset()
                     yield self._place.frame(message, f"a message of '{self.name}'", None)
             except ConnectionClosed:
                 pass
@@ -152,6 +154,7 @@ class ClientFeed:
                 await connection.close()
             if not self._place.options.reconnect:
                 return
+            await self._client.backoff.wait()
 
     async def close(self) -> None:
         """The connection is closed with the iterator."""
@@ -184,9 +187,12 @@ class ClientSink:
                 for prediction in predictions:
                     await self._connection.send(self._encode(prediction))
                 await (await self._connection.ping())
-                return
             except ConnectionClosed:
                 await self.close()
+                await self._client.backoff.wait()
+            else:
+                self._client.backoff.reset()
+                return
 
     async def flush(self) -> Any:
         """There is no position."""
