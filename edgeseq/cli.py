@@ -329,6 +329,74 @@ def inspect(
     _table(d.name, rows)
 
 
+@app.command
+def run(
+    model: Path,
+    *,
+    from_: Annotated[str, Parameter(name="--from", allow_leading_hyphen=True)],
+    to: Annotated[str, Parameter(allow_leading_hyphen=True)] = "-",
+    snapshot_dir: Path | None = None,
+    snapshot_every_s: float = 5.0,
+    budget_us: float | None = None,
+    metrics: str | None = None,
+    queue: int = 1024,
+    when_full: Literal["wait", "drop_oldest"] = "wait",
+    rate_hz: float | None = None,
+    gap: Literal["raise", "hold", "interpolate", "reset"] | None = None,
+    missing: Literal["reject", "hold", "interpolate"] | None = None,
+    jump: Literal["raise", "reset", "rebase"] | None = None,
+    grace_s: float | None = None,
+    jump_s: float | None = None,
+    sensor_hz: float | None = None,
+    resample: Literal["linear", "nearest"] | None = None,
+    order_by: Literal["sequence", "timestamp", "arrival"] | None = None,
+    sequence_modulus: int | None = None,
+) -> None:
+    """Predict what comes from a feed, into a sink, until the feed ends or SIGTERM comes; docs/feeds.md has recipes.
+
+    Args:
+        model: NAME.stream.onnx.
+        from_: where samples come from: csv:PATH, jsonl:PATH, influx:PATH, "-" for standard input, mqtt://HOST/TOPIC,
+            ws://HOST:PORT, ws+listen://HOST:PORT or serial:DEVICE.
+        to: where predictions go: jsonl:PATH, csv:PATH, "-" for standard output, mqtt://, ws:// or ws+listen://.
+        snapshot_dir: the folder that lets the run go on where it was, also after kill -9.
+        snapshot_every_s: how often the state is kept there.
+        budget_us: what a step of the model may take; longer ones are counted.
+        metrics: HOST:PORT, or :PORT on this machine alone, where Prometheus reads /metrics.
+        queue: how many lines or messages may wait.
+        when_full: read no more, or drop the oldest.
+        rate_hz: samples per second that the model takes, if its file does not say.
+        gap: what stands in for samples that did not come; "raise" refuses those after a gap.
+        missing: what stands in for missing values; "reject" refuses the sample.
+        jump: what a sample does whose place is far off.
+        grace_s: how long a late sample is waited for.
+        jump_s: the longest gap that is filled.
+        sensor_hz: the sensor's rate, if it is not the model's.
+        resample: from the sensor's rate to the model's.
+        order_by: what says a sample's place.
+        sequence_modulus: where sequence numbers start again at 0.
+    """
+    from edgeseq.runtime import load
+    from edgeseq.runtime.feeds.command import make_clock, run_until_stopped, tell
+    from edgeseq.runtime.feeds.runner import RunSettings
+
+    loaded = load(model)
+    policies: dict[str, object] = {"gap": gap, "missing": missing, "jump": jump, "grace_s": grace_s, "jump_s": jump_s}
+    policies |= {"sensor_hz": sensor_hz, "resample": resample, "order_by": order_by}
+    clock = make_clock(loaded, rate_hz, **policies, sequence_modulus=sequence_modulus)
+    settings = RunSettings(
+        clock=clock,
+        snapshot_dir=snapshot_dir,
+        snapshot_every_s=snapshot_every_s,
+        budget_us=budget_us,
+        queue=queue,
+        when_full=when_full,
+        on_error=tell,
+    )
+    report = run_until_stopped(loaded, from_, to, settings, metrics=metrics)
+    Console(stderr=True).print(f"edgeseq run: {report}; {report.samples}", highlight=False)
+
+
 def _condition_rows(conditions: Conditions) -> dict[str, str]:
     rows = {}
     if conditions.length_modulo is not None:

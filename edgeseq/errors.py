@@ -7,6 +7,7 @@
     │   ├── ShapeError              (also a ValueError)
     │   ├── DTypeError              (also a TypeError)
     │   ├── NonFiniteError          (also a ValueError)
+    │   ├── FrameError              a line or message of a feed that holds no sample; the feed goes on
     │   ├── GapError                samples are missing, and the clock is to raise; start anew, then feed it again
     │   └── ClockJumpError          a timestamp or sequence number far from the last, and the clock is to raise
     ├── StreamEndedError        a stream used after flush() without reset()
@@ -16,6 +17,7 @@
     ├── StreamExistsError       an id that was opened while a stream of a pool has it
     ├── PoolFullError           a pool that has as many streams as it may have
     ├── SnapshotError           a snapshot that is damaged, newer, or of another model; nothing was loaded
+    ├── FeedError               a feed or sink that cannot be opened, read or written any more
     ├── ConfigError             (also a ValueError) arguments that do not fit together
     ├── MissingDependencyError  (also an ImportError) an extra that is not installed
     └── ExportError             a Keras model that cannot be exported right
@@ -56,6 +58,14 @@ class NonFiniteError(InputError, ValueError):
     """An input that holds NaN or infinity."""
 
 
+class FrameError(InputError):
+    """A line or message of a feed that holds no sample; ``kind`` is the name that it is counted under."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class GapError(InputError):
     """Samples before this one are missing, and the sensor clock was told to raise. The sample was not taken."""
 
@@ -90,6 +100,10 @@ class PoolFullError(EdgeseqError):
 
 class SnapshotError(EdgeseqError):
     """A snapshot that is truncated, damaged, newer than this edgeseq, or of another model. Nothing was loaded."""
+
+
+class FeedError(EdgeseqError):
+    """A feed or sink that cannot be opened, or can no longer be read or written."""
 
 
 class ConfigError(EdgeseqError, ValueError):

@@ -11,6 +11,8 @@ sensors send, late, twice or with gaps, and gives ``Prediction`` records. Nothin
 or tf2onnx.
 """
 
+from typing import TYPE_CHECKING
+
 from edgeseq.errors import (
     ClockJumpError,
     DTypeError,
@@ -42,6 +44,19 @@ from edgeseq.runtime.provisional import ProvisionalAndFinal, ProvisionalStream, 
 from edgeseq.runtime.sample import Sample
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from edgeseq.runtime.feeds.runner import run
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import ``run`` when it is first used: it brings asyncio, which the core does without."""
+        if name == "run":
+            from edgeseq.runtime.feeds.runner import run
+
+            return run
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ClockJumpError",
@@ -83,4 +98,5 @@ __all__ = [
     "load_offline",
     "predictions",
     "prometheus_text",
+    "run",
 ]

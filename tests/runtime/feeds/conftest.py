@@ -1,0 +1,15 @@
+"""Shared by the tests of feeds: what a test leaves open is that test's failure."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Collect what is left, so that a socket that nobody closed is a warning, and so an error, of its own test."""
+    yield
+    gc.collect()
