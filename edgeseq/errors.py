@@ -6,7 +6,8 @@
     ├── InputError              a sample or chunk that the model cannot take; the state is unchanged
     │   ├── ShapeError              (also a ValueError)
     │   ├── DTypeError              (also a TypeError)
-    │   └── NonFiniteError          (also a ValueError)
+    │   ├── NonFiniteError          (also a ValueError)
+    │   └── FrameError              a line or message that holds no sample; the feed goes on
     ├── StreamEndedError        a stream used after flush() without reset()
     ├── StreamBusyError         a stream or pool used while a call of it is under way, which goes on undisturbed
     ├── StreamNotOpenError      (also a LookupError) an id under which a pool has no stream; nothing was changed
@@ -52,6 +53,14 @@ class DTypeError(InputError, TypeError):
 
 class NonFiniteError(InputError, ValueError):
     """An input that holds NaN or infinity."""
+
+
+class FrameError(InputError):
+    """A line or message of a feed that holds no sample; ``kind`` is the name that it is counted under."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class StreamEndedError(EdgeseqError):
