@@ -42,8 +42,10 @@ def _array(port: Port, given: Any, where: str, rows: bool) -> Array:
     sizes = ("T", *port.shape) if rows else port.shape
     expected = f"{port.dtype} ({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
     kinds = {int, float} if port.dtype.startswith("float") else {int}
+    if rows and given == []:
+        return np.zeros((0, *port.shape), port.dtype)
     shape = _shape_of(given, len(sizes))
-    strange = {type(x) for x in _leaves(given, len(sizes))} - kinds
+    strange = {type(x) for x in _leaves(given, len(sizes))} - kinds - {list}
     if strange:
         names = ", ".join(sorted(t.__name__ for t in strange))
         raise DTypeError(f"{where}: expected numbers for {expected}, got {names}; give JSON numbers")
@@ -65,7 +67,6 @@ def _shape_of(given: Any, depth: int) -> tuple[int, ...] | None:
     inner = {_shape_of(each, depth - 1) for each in given}
     if len(inner) > 1 or None in inner:
         return None
-    # Of an empty list it is not known how long the rows would be; no chunk needs to know.
     return (len(given), *(inner.pop() or ())) if inner else (0,)
 
 

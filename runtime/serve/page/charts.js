@@ -9,9 +9,10 @@ function sized(box) {
   return { width: box.clientWidth, height: Number(box.dataset.height) };
 }
 
-function axes(unit) {
+// The charts over time stand above each other, so all have the same room on the left.
+function axes() {
   const base = { stroke: color("soft"), grid: { stroke: color("grid"), width: 1 }, ticks: { stroke: color("grid") } };
-  return [{ ...base, values: (_, at) => at.map((v) => `${v}${unit}`) }, { ...base, size: 52 }];
+  return [{ ...base, size: 34, values: (_, at) => at.map((v) => `${v} s`) }, { ...base, size: 76 }];
 }
 
 function now(u, at) {
@@ -44,7 +45,7 @@ export function lines(box, names, stroke, view) {
   return make(box, {
     cursor: { sync, drag: { x: false, y: false } },
     scales: { x: { time: false, range: () => view.range() } },
-    axes: axes(""),
+    axes: axes(),
     series: [{ label: "s" }, ...series],
     legend: { live: false },
     hooks: { draw: [(u) => now(u, view.now())] },
@@ -53,11 +54,11 @@ export function lines(box, names, stroke, view) {
 
 // One row for each model: the label of its largest output, from each row's sample to the next.
 export function ribbons(box, tracks, view) {
-  const [first, second] = axes("");
+  const [first, second] = axes();
   return make(box, {
     cursor: { sync, drag: { x: false, y: false }, y: false },
     scales: { x: { time: false, range: () => view.range() }, y: { range: [0, tracks.length] } },
-    axes: [first, { ...second, size: 82, grid: { show: false }, ticks: { show: false },
+    axes: [first, { ...second, grid: { show: false }, ticks: { show: false },
       splits: () => tracks.map((_, i) => tracks.length - i - 0.5), values: () => tracks }],
     series: [{ label: "s" }, { label: "", paths: () => null, points: { show: false } }],
     legend: { show: false },
@@ -84,11 +85,11 @@ function drawRibbons(u, tracks, view) {
 }
 
 export function bars(box) {
-  const [x, y] = axes("");
+  const [x, y] = axes();
   return make(box, {
     cursor: { show: false },
     scales: { x: { time: false, distr: 3, log: 2 }, y: { range: (_, __, max) => [0, Math.max(max, 1) * 1.1] } },
-    axes: [{ ...x, values: (_, at) => at.map((v) => (v === null ? "" : v >= 1000 ? `${+(v / 1000).toPrecision(3)} ms` : `${+v.toPrecision(3)} µs`)), space: 56 }, y],
+    axes: [{ ...x, values: (_, at) => at.map((v) => (v === null ? "" : v >= 1000 ? `${+(v / 1000).toPrecision(3)} ms` : `${+v.toPrecision(3)} µs`)), space: 56 }, { ...y, size: 52 }],
     series: [{ label: "µs" }, { label: "steps", fill: color("causal"), stroke: color("causal"), points: { show: false },
       paths: uPlot.paths.bars({ size: [0.9, 40], align: 0 }) }],
     legend: { show: false },

@@ -13,6 +13,7 @@ let signal = [];     // of each channel
 let tracks = {};     // by name: {samples, labels, rows}
 let charts = null;
 let due = false;
+let chosen = null;   // which output the reader asked to see
 let socket = null;
 
 function connect() {
@@ -57,9 +58,7 @@ function begin(message) {
   byId("model").textContent = about.model;
   byId("about").textContent = `Replay of ${about.recording}: ${seconds} s at ${about.rate_hz} Hz${guess}`;
   const names = outputs();
-  const select = byId("channel"), chosen = select.value;
-  select.replaceChildren(...names.map((name, i) => new Option(name, i)));
-  if (chosen && chosen < names.length) select.value = chosen;
+  byId("channel").replaceChildren(...names.map((name, i) => new Option(name, i)));
   byId("speed").replaceChildren(...about.speeds.map((x) => new Option(`${x}×`, x)));
   byId("labels").replaceChildren(...names.map((name, i) => {
     const item = document.createElement("li"), swatch = document.createElement("i");
@@ -116,6 +115,7 @@ function rebuild() {
 function draw() {
   due = false;
   if (!charts || !state) return;
+  byId("channel").value = shown();
   charts.signal.setData([times, ...signal]);
   charts.scores.setData(scores());
   if (charts.ribbons) charts.ribbons.setData([[0, 1], [0, 0]]);
@@ -127,12 +127,21 @@ function draw() {
 
 // The chosen output of every model, on the times of all samples; null where a model has said nothing yet.
 function scores() {
-  const k = Number(byId("channel").value) || 0, first = times.length ? Math.round(times[0] * about.rate_hz) : 0;
+  const k = shown(), first = times.length ? Math.round(times[0] * about.rate_hz) : 0;
   return [times, ...Object.values(tracks).map(({ samples, rows }) => {
     const line = new Array(times.length).fill(null);
     samples.forEach((sample, i) => { if (sample >= first && sample - first < line.length) line[sample - first] = rows[i][k]; });
     return line;
   })];
+}
+
+// Until the reader chooses, the output that was the largest most often.
+function shown() {
+  const n = outputs().length;
+  if (chosen !== null && chosen < n) return chosen;
+  const counts = new Array(n).fill(0);
+  for (const label of tracks.causal.labels) counts[label] += 1;
+  return counts.indexOf(Math.max(...counts));
 }
 
 // Sixteen buckets to a power of two, as they come, are too fine to see: four are drawn.
@@ -166,10 +175,9 @@ function table() {
       : late === 0 ? "with its sample" : `${late} samples later (${(late / about.rate_hz).toFixed(2)} s)`;
     const at = samples.length ? `${((samples[samples.length - 1] + 1) / about.rate_hz).toFixed(2)} s` : "waits";
     const same = state.agreement[name];
-    const agrees = name === "offline" || !same ? "" : tracks.offline.rows.length && outputs().length > 1
-      ? `${(same.same_label * 100).toFixed(1)} % of labels, within ${same.largest_difference.toPrecision(2)}`
-      : `within ${same.largest_difference.toPrecision(2)}`;
-    row.append(...[name, when, at, agrees].map((text) => {
+    const agrees = same && outputs().length > 1 ? `${(same.same_label * 100).toFixed(1)} %` : "";
+    const within = same ? `${same.largest_difference.toPrecision(2)}` : "";
+    row.append(...[name, when, at, agrees, within].map((text) => {
       const cell = document.createElement("td");
       cell.textContent = text;
       return cell;
@@ -211,7 +219,7 @@ const send = (message) => socket.readyState === WebSocket.OPEN && socket.send(JS
 byId("start").onclick = () => send({ type: "start" });
 byId("stop").onclick = () => send({ type: "stop" });
 byId("speed").onchange = () => send({ type: "speed", value: Number(byId("speed").value) });
-byId("channel").onchange = draw;
+byId("channel").onchange = () => { chosen = Number(byId("channel").value); draw(); };
 addEventListener("resize", () => charts && Object.values(charts).forEach(resize));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", rebuild);
 connect();

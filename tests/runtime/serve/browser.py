@@ -44,6 +44,7 @@ class Browser:
         width, height = self._size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await self.call("Emulation.setDeviceMetricsOverride", **metrics)
+        await self.call("Emulation.setScrollbarsHidden", hidden=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         return self
