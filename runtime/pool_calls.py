@@ -20,10 +20,10 @@ from edgeseq.runtime.lanes import Ladder, Rung, agreeing
 from edgeseq.runtime.model_source import Source, session
 from edgeseq.runtime.pool_rings import RingLayout, RingSlab, aligned, whole_rows
 
-# Measured: below 16 lanes a call costs nearly what one of 16 does. All are multiples of the widest vector register, so
-# that a loop over all lanes has no scalar rest.
+# Measured: below 16 lanes a call costs nearly what one of 16 does; of 512, a small model would gain a sixth, in slabs
+# as large. All are multiples of the widest vector register, so that a loop over all lanes has no scalar rest. They are
+# the same for every pool of a model, so that a snapshot goes on bitwise in any of them.
 _SIZES = (16, 64, 256)
-_FAST_SIZES = (*_SIZES, 512)  # the last where slabs have so many places: a small model gains a sixth
 _LONGEST_SHARED = 4  # granules: a longer chunk keeps the processor busy by itself, and is called alone
 Part = tuple[RingSlab, slice, Array]
 """Streams of one slab: which of a call's streams they are, and their places."""
@@ -43,7 +43,7 @@ class FastCalls:
         self._ort_session = session(fast_graph(source.data, self._d, form, None), source.execution)
         self.layout = RingLayout(self._d, form, n_places)
         self._buffers: dict[tuple[int, int, type[_Buffers]], _Buffers] = {}
-        self.ladder = agreeing([size for size in _FAST_SIZES if size <= max(n_places, _SIZES[-1])], self._probe)
+        self.ladder = agreeing(_SIZES, self._probe)
 
     def run(
         self, shard: int, rung: Rung, parts: Sequence[Part], fed: Array, samples: Sequence[Array]

@@ -122,6 +122,8 @@ class Moves:
         everyone = slice(0, n) if n else None
         if self.fast is None or group.n_samples != 1 or group.ends is not None:
             return None, everyone
+        if self.fast.form.start == 0:
+            return everyone, None
         started = group.fed >= self.fast.form.start
         if started.all():
             return everyone, None
