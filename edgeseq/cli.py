@@ -9,22 +9,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
 
 import edgeseq
 from edgeseq.bench.command import bench
-from edgeseq.certificate import certificate_of
-from edgeseq.errors import ConfigError, ExportError, MissingDependencyError
-from edgeseq.model_file import Conditions
+from edgeseq.cli_keras import import_from_here, load_keras, names_beside, needs, quiet_tensorflow
+from edgeseq.cli_rows import (
+    certificate_row,
+    condition_rows,
+    contract_rows,
+    lowered_rows,
+    print_table,
+    shape,
+    timing_rows,
+)
 from edgeseq.runtime.serve.command import serve
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
@@ -54,8 +59,8 @@ def train(
         seed: of the splices, the weights and the windows.
         mixed_precision: compute in 16 bits; the saved model is float32 all the same.
     """
-    _quiet_tensorflow()
-    with _needs("train", "demos"):
+    quiet_tensorflow()
+    with needs("train", "demos"):
         from edgeseq.sessions import Sessions
         from edgeseq.train import train_tagger
         from edgeseq.watch import AUGMENTATION, load_recordings, splice
@@ -72,7 +77,7 @@ def train(
         mixed_precision=mixed_precision,
         augmentation=AUGMENTATION if watch else None,
     )
-    _table(
+    print_table(
         f"{out}",
         {
             "frame accuracy, held-out groups": f"{report.frame_accuracy:.3f}",
@@ -104,16 +109,16 @@ def export(
         imports: modules, installed or in the current folder, that register layers of your own with
             keras.saving.register_keras_serializable.
     """
-    _quiet_tensorflow()
+    quiet_tensorflow()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # what tf2onnx converts; the model may come from any backend
-    with _needs("train"):
+    with needs("train"):
         from edgeseq.export import export_model
     keras_tcn = ["tcn"] if find_spec("tcn") else []
     for module in ("edgeseq.builders", *keras_tcn):  # they register the layers that a file may hold
         import_module(module)
-    _import_from_here(imports)
-    names = _names_beside(model)
-    report = export_model(_load_keras(model), out, name=name or model.stem, dynamic_time=dynamic_time, **names)
+    import_from_here(imports)
+    names = names_beside(model)
+    report = export_model(load_keras(model), out, name=name or model.stem, dynamic_time=dynamic_time, **names)
     seen = report.verification
     differences = ", ".join(f"{name} {value:.1e}" for name, value in seen.by_output.items())
     rows = {
@@ -122,7 +127,7 @@ def export(
         "differs from Keras by": f"{differences} of the output's scale, at most {seen.tolerance:.0e} allowed "
         f"({seen.n_sequences} sequences)",
         "export and verification": f"{report.took_s:.1f} s",
-        **_lowered_rows(report.lowered),
+        **lowered_rows(report.lowered),
     }
     if report.one_length is not None:
         rows["one length only"] = report.one_length
@@ -133,13 +138,7 @@ def export(
     else:
         rows["stream"] = f"{report.stream} ({report.n_stream_nodes} nodes)"
         rows["offline and stream differ by"] = f"{seen.stream:.1e} of the output's scale"
-    _table(report.offline.stem, rows)
-
-
-def _lowered_rows(lowered: Sequence[Any]) -> dict[str, str]:
-    """One row for each kind of layer and reason: how many, and why."""
-    counted = Counter((each.kind, each.why) for each in lowered)
-    return {f"lowered {n} {kind}": why for (kind, why), n in counted.items()}
+    print_table(report.offline.stem, rows)
 
 
 @app.command
@@ -178,7 +177,7 @@ def streamify(
         lookahead: let layers that run backwards see so many later steps: an approximation of the offline model.
         chunk: with --lookahead, how many steps are released at a time; more cost less, and come later.
     """
-    with _needs("train"):
+    with needs("train"):
         from edgeseq.export.stream_file import streamify as streamify_file
     report = streamify_file(
         model,
@@ -194,10 +193,10 @@ def streamify(
         lookahead=lookahead,
         chunk=chunk,
     )
-    rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)", **_condition_rows(report.description.conditions)}
+    rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)", **condition_rows(report.description.conditions)}
     for port in report.description.outputs:
-        rows |= {f"output {port.name}": f"{port.dtype} {_shape(port)}", **_timing_rows(port.timing)}
-    _table(report.description.name, rows | _contract_rows(report.contract) | {"took": f"{report.took_s:.1f} s"})
+        rows |= {f"output {port.name}": f"{port.dtype} {shape(port)}", **timing_rows(port.timing)}
+    print_table(report.description.name, rows | contract_rows(report.contract) | {"took": f"{report.took_s:.1f} s"})
 
 
 @app.command
@@ -222,7 +221,7 @@ def verify(
         length_modulo: modulus and remainder with which STREAM was made, where it does not say so itself.
         write: write the certificate; with --no-write the file stays as it is.
     """
-    with _needs("train"):
+    with needs("train"):
         from edgeseq.export.contract.check import verify as verify_files
     report = verify_files(
         stream,
@@ -233,14 +232,9 @@ def verify(
         length_modulo=length_modulo,
         write=write,
     )
-    rows = _contract_rows(report)
+    rows = contract_rows(report)
     rows["certificate"] = f"written into {stream}" if write else "not written"
-    _table(f"{stream.name} keeps its contract with {report.offline}", rows | {"took": f"{report.took_s:.1f} s"})
-
-
-def _contract_rows(report: Any) -> dict[str, str]:
-    rows = {f"clause {name}": told for name, told in report.certificate.clauses.items()}
-    return rows | {f"note {i}": note for i, note in enumerate(report.notes, start=1)}
+    print_table(f"{stream.name} keeps its contract with {report.offline}", rows | {"took": f"{report.took_s:.1f} s"})
 
 
 @app.command
@@ -278,7 +272,7 @@ def budget(
     from edgeseq.budget_curve.command import run_budget
 
     arguments = {"groups": groups, "lookaheads": lookaheads, "chunks": chunks, "causal": causal, "target": target}
-    with _needs("train"):
+    with needs("train"):
         curve = run_budget(model, data, max_delay, as_json, plot, **arguments, max_samples=max_samples)
     if curve.nearest is not None:
         sys.exit(1)
@@ -305,11 +299,11 @@ def inspect(
     rows: dict[str, str] = {"kind": d.kind}
     for what, channels, ports in (("input", "features", d.inputs), ("output", "labels", d.outputs)):
         for port in ports:
-            rows[f"{what} {port.name}"] = f"{port.dtype} {_shape(port)}"
+            rows[f"{what} {port.name}"] = f"{port.dtype} {shape(port)}"
             if port.names:
                 rows[f"  {channels}"] = ", ".join(port.names)
             if port.timing is not None:
-                rows |= _timing_rows(port.timing)
+                rows |= timing_rows(port.timing)
     rows["sample rate"] = f"{d.rate_hz:g} Hz" if d.rate_hz else "(not given)"
     if d.kind == "stream":
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
@@ -322,13 +316,13 @@ def inspect(
         rows["bounded lookahead"] = (
             f"{bounded.steps} steps in each layer that runs backwards ({n_layers}), released {bounded.chunk} at a time"
         )
-    rows |= _condition_rows(d.conditions)
+    rows |= condition_rows(d.conditions)
     if d.kind == "stream":
         metadata = open_model(model, "stream").ort_session.get_modelmeta().custom_metadata_map
-        rows["certificate"] = _certificate_row(metadata, d.graph_sha256)
+        rows["certificate"] = certificate_row(metadata, d.graph_sha256)
     rows["made with"] = ", ".join(f"{package} {version}" for package, version in d.provenance.items()) or "(not told)"
     rows["graph"] = f"{d.graph_sha256[:12]}, {model.stat().st_size / 1e3:,.0f} kB"
-    _table(d.name, rows)
+    print_table(d.name, rows)
 
 
 @app.command
@@ -397,121 +391,3 @@ def run(
     )
     report = run_until_stopped(loaded, from_, to, settings, metrics=metrics)
     Console(stderr=True).print(f"edgeseq run: {report}; {report.samples}", highlight=False)
-
-
-def _condition_rows(conditions: Conditions) -> dict[str, str]:
-    rows = {}
-    if conditions.length_modulo is not None:
-        modulus, remainder = conditions.length_modulo
-        rows["if the length is"] = f"{remainder} samples modulo {modulus}, by your promise"
-    if conditions.pooling_window is not None:
-        rows["pools over"] = f"the last {conditions.pooling_window} rows; the offline model over all"
-    return rows
-
-
-def _certificate_row(metadata: Mapping[str, str], graph_sha256: str) -> str:
-    certificate = certificate_of(metadata)
-    if certificate is None:
-        return "no certificate; edgeseq verify writes one"
-    if (why := certificate.mismatch(metadata, graph_sha256)) is not None:
-        return f"does not belong to this file: {why}; verify it again"
-    made_with = ", ".join(f"{package} {version}" for package, version in certificate.versions.items())
-    return f"{len(certificate.clauses)} clauses held against {certificate.offline} ({made_with})"
-
-
-def _timing_rows(timing: Any) -> dict[str, str]:
-    past, future = ("all" if n is None else str(n) for n in timing.receptive_field)
-    samples, given = timing.hop
-    return {
-        "  receptive field": f"{past} past, {future} future samples",
-        "  lookahead": f"{timing.lookahead} samples",
-        "  hop": f"{samples} samples" if given == 1 else f"{samples} samples for {given} rows",
-        "  law": timing.law,
-    }
-
-
-def _shape(port: Any) -> str:
-    sizes = ["time" if n is None else str(n) for n in port.array_shape]
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
-
-
-def _load_keras(path: Path) -> Any:
-    import keras
-
-    if not path.is_file():
-        raise ExportError(f"no Keras model at {str(path)!r}; check the path")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError, OSError) as error:  # OSError: h5py on a damaged file
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        if "safe_mode=False" in str(error):
-            raise ExportError(
-                f"{str(path)!r} holds a Lambda layer with a Python function, which Keras does not load from a file "
-                "unless it is told that the file can be trusted; if it can, export from Python: "
-                f"edgeseq.export.export_model(keras.saving.load_model({str(path)!r}, safe_mode=False), FOLDER)"
-            ) from error
-        fix = (
-            "check that the file is whole, and a model saved by Keras 3"
-            if isinstance(error, OSError)
-            else "if it holds layers of your own, name their module with --import"
-        )
-        raise ExportError(f"Keras cannot load {str(path)!r}: {told}; {fix}") from error
-
-
-def _import_from_here(modules: Sequence[str]) -> None:
-    """Import modules that are installed or lie in the current folder, where ``python -m`` would find them, too."""
-    here = os.getcwd()
-    if modules and here not in sys.path:
-        sys.path.insert(0, here)
-    for module in modules:
-        try:
-            import_module(module)
-        except ModuleNotFoundError as error:
-            missing = "" if error.name == module else f" (it needs {error.name!r})"
-            raise ConfigError(
-                f"--import {module}: no such module in {here!r} or among the installed ones{missing}; give the name "
-                "that Python imports it by, without .py"
-            ) from error
-
-
-def _names_beside(model: Path) -> dict[str, Any]:
-    beside = model.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        written = json.loads(beside.read_text(encoding="utf-8"))
-        return {key: written[key] for key in ("feature_names", "label_names", "rate_hz")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{str(beside)!r}: expected JSON with feature_names, label_names and rate_hz ({error!r}); "
-            "mend it, or move it away to export without names"
-        ) from error
-
-
-class _needs:  # noqa: N801  reads as a statement: with _needs("train")
-    """Turns a missing package into the extra that brings it."""
-
-    def __init__(self, *extras: str) -> None:
-        self._extras = ",".join(extras)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, ModuleNotFoundError):
-            raise MissingDependencyError(
-                f'this command needs the package {error.name!r}; install it with pip install "edgeseq[{self._extras}]"'
-            ) from error
-
-
-def _quiet_tensorflow() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-def _table(title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    Console().print(table)
