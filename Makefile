@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One process for each core; the tests of a file stay together, since they share what they made.
+PARALLEL ?= -n auto --dist loadfile
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help demo test test-extended check format compatibility gpu clean
@@ -11,14 +13,15 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-demo: $(READY)  ## Train two models on real sensor data, export, stream and compare them: runs/demo/report.html
+demo: $(READY)  ## Train on real sensor data and on tokens, export, stream and compare: runs/demo/report.html, runs/tagging
 	$(BIN)/python -m demos.demo --out runs/demo
+	$(BIN)/python -m demos.tagging --out runs/tagging
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-extended: $(READY)  ## Run the tests and their long versions
-	$(BIN)/python -m pytest -q -m "extended or not extended"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "extended or not extended"
 
 check: $(READY)  ## Lint, format check, types, doctests
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The whole way on real data: ``python -m demos.demo --out runs/demo``, some three minutes on two cores.
+"""The whole way on real data: ``python -m demos.demo --out runs/demo``, some four minutes on two cores.
 
 Owns the order of the steps: smartwatch recordings, two trainings, two exports, the check that the streamed TCN equals
 its offline model on sessions of unseen subjects, the latency comparison, the report. `demos.latency` compares. Refuses
@@ -30,7 +30,15 @@ from demos.methods import Say, Settings, load_keras
 from edgeseq.errors import EdgeseqError
 from edgeseq.sessions import Sessions
 
-QUICK = Settings(window_s=2.0, hops=(25,), rounds=2, paced_calls=10)
+QUICK = Settings(
+    window_s=2.0,
+    hops=(25,),
+    lookaheads=((5, 5),),
+    rounds=2,
+    paced_calls=10,
+    budget_lookaheads=(0, 5),
+    budget_chunks=(5,),
+)
 _QUICK_SAMPLES = 1200
 _QUICK_SIZES: dict[str, dict[str, Any]] = {"tcn": {"nb_filters": 8, "dilations": (1, 2, 4)}, "bilstm": {"units": 8}}
 _TRAIN_SEED = 0
@@ -133,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"demo: {error}") from error
     console.print()
     print_summary(metrics, console)
-    for name in ("report.html", "latency.png", "metrics.json", "models"):
+    for name in ("report.html", "latency.png", "budget.png", "metrics.json", "models"):
         console.print(str(options.out / name), soft_wrap=True)
 
 

@@ -1,8 +1,9 @@
 """The pictures of the comparison, drawn from ``metrics.json`` alone.
 
-Owns the three pictures (felt latency against accuracy, what a person saw, compute), their colours and the way numbers
-are written. `demos.report` puts them on a page. Colours are those of Okabe and Ito, which people with any colour vision
-can tell apart; every colour has a word beside it. Refuses nothing: what is None in the metrics is not drawn.
+Owns three pictures (felt latency against accuracy, what a person saw, compute), their colours and the way numbers are
+written; the fourth, the budget's curve, is drawn by `edgeseq.budget_curve.plot`. `demos.report` puts them on a page.
+Colours are those of Okabe and Ito, which people with any colour vision can tell apart; every colour has a word beside
+it. Refuses nothing: what is None in the metrics is not drawn.
 
 Invariant: no global state of matplotlib is used or changed, and the same metrics give the same SVG.
 
@@ -22,44 +23,20 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import Bbox
+
+from edgeseq.budget_curve import BudgetCurve
+from edgeseq.budget_curve.drawing import FAINT, INK, PAPER, STYLE, Label, place_labels
+from edgeseq.budget_curve.plot import draw as draw_budget
 
 Metrics = Mapping[str, Any]
 
-INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
 _LABEL_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 _DARK = {"#0072B2", "#009E73", "#D55E00"}
 _NOTHING = "#eeeeee"
 _CHANNEL_COLOURS = ("#1a1a1a", "#0072B2", "#D55E00")
 _FAMILIES = {"stream": "#0072B2", "window": "#56B4E9", "keras": "#999999"}
-_OTHER = "#D55E00"
+_OTHER, _AHEAD = "#D55E00", "#E69F00"
 _TIMES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 36000)
-_NOTE_SIZE = 10
-# Around a point, in typographic points, nearest first.
-_PLACES = tuple(
-    (dx * reach, dy * reach)
-    for reach in (12, 18, 26, 36, 48, 62, 78, 96, 120)
-    for dx, dy in (
-        *((1.3, 0), (1, 1), (1, -1), (0, 1.2), (0, -1.2), (-1, 1), (-1, -1), (-1.3, 0)),
-        *((1.3, 0.5), (1.3, -0.5), (0.5, 1.2), (0.5, -1.2)),
-    )
-)
-_LEADER = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 2, "shrinkB": 7}
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "edgeseq",
-}
 
 
 def number(value: float | None) -> str:
@@ -125,7 +102,13 @@ def draw_trade_off(ax: Axes, metrics: Metrics) -> None:
             linewidths=2.5 if ring else 1.0,
             zorder=3,
         )
-    _label_points(ax, list(zip(times, heights, strict=True)), [_point_words(m) for m in points])
+    place_labels(
+        ax,
+        [
+            Label(at, _point_words(m), colour(m["key"]))
+            for m, at in zip(points, zip(times, heights, strict=True), strict=True)
+        ],
+    )
 
 
 def _point_words(method: Mapping[str, Any]) -> str:
@@ -135,69 +118,14 @@ def _point_words(method: Mapping[str, Any]) -> str:
     return f"{method['name']}\n{duration(method['felt_latency_s']['median'])}, {cost}"
 
 
-def _label_points(ax: Axes, points: Sequence[tuple[float, float]], words: Sequence[str]) -> None:
-    """Write the words beside their points, each at the nearest of some places around its point that is still free."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # settles the layout, so that pixels mean something
-    frame, scale = ax.get_window_extent(), figure.dpi / 72
-    spots = [Bbox.from_bounds(x - 12, y - 12, 24, 24) for x, y in ax.transData.transform(points)]
-    taken: list[Bbox] = []
-    # From the right, because words stand to the right of their point wherever they can.
-    for point, text in sorted(zip(points, words, strict=True), reverse=True):
-        x, y = ax.transData.transform(point)
-        size = _text_size(ax, text)
-        place = min(_PLACES, key=lambda at: _crowding(_box(at, (x, y), size, scale), [*taken, *spots], frame))
-        taken.append(_box(place, (x, y), size, scale))
-        corner = _align(place[0], 1.0, 0.5, 0.0), _align(place[1], 1.0, 0.5, 0.0)
-        ax.annotate(
-            text,
-            point,
-            place,
-            textcoords="offset points",
-            ha=_align(place[0], "right", "center", "left"),
-            va=_align(place[1], "top", "center", "bottom"),
-            fontsize=_NOTE_SIZE,
-            linespacing=1.3,
-            arrowprops=_LEADER | {"relpos": corner},
-        )
-
-
-def _text_size(ax: Axes, text: str) -> tuple[float, float]:
-    """Width and height in pixels."""
-    note = ax.text(0, 0, text, fontsize=_NOTE_SIZE, linespacing=1.3)
-    box = note.get_window_extent()
-    note.remove()
-    return box.width, box.height
-
-
-def _box(place: tuple[float, float], spot: tuple[float, float], size: tuple[float, float], scale: float) -> Bbox:
-    """Where the words would stand, in pixels, with a little room around them."""
-    low = [
-        at + offset * scale - _align(offset, extent, extent / 2, 0.0)
-        for at, offset, extent in zip(spot, place, size, strict=True)
-    ]
-    return Bbox.from_bounds(low[0], low[1], size[0], size[1]).padded(3)
-
-
-def _align(offset: float, below: Any, zero: Any, above: Any) -> Any:
-    return above if offset > 0 else below if offset < 0 else zero
-
-
-def _crowding(box: Bbox, others: Sequence[Bbox], frame: Bbox) -> int:
-    """How many things the words would cover; standing outside of the frame is worse than any of them."""
-    inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-    return box.count_overlaps(others) + (0 if inside else len(others) + 1)
-
-
 def colour(key: str) -> str:
-    """The colour of a method: blues for the TCN, grey for Keras, vermilion for the BiLSTM.
+    """The colour of a method: blues for the TCN, grey for Keras, vermilion for the BiLSTM, orange for its streams.
 
     Example:
-        >>> colour("stream"), colour("bilstm_5")
-        ('#0072B2', '#D55E00')
+        >>> colour("stream"), colour("bilstm_5"), colour("ahead_5_1")
+        ('#0072B2', '#D55E00', '#E69F00')
     """
-    return _FAMILIES.get(key, _OTHER)
+    return _AHEAD if key.startswith("ahead") else _FAMILIES.get(key, _OTHER)
 
 
 def draw_timeline(axes: Sequence[Axes], metrics: Metrics) -> None:
@@ -272,13 +200,15 @@ def draw_compute(ax: Axes, metrics: Metrics) -> None:
 
 
 def svg(metrics: Metrics, which: str) -> str:
-    """One picture, "trade_off", "timeline" or "compute", as an ``<svg>`` element for a page."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(
-            figsize=(10.6, {"trade_off": 5.0, "timeline": 5.6, "compute": 4.2}[which]), layout="constrained"
-        )
+    """One picture, "trade_off", "budget", "timeline" or "compute", as an ``<svg>`` element for a page."""
+    n_rows = len(metrics["methods"])
+    heights = {"trade_off": 5.4, "budget": 5.4, "timeline": 2.6 + 0.5 * n_rows, "compute": 1.2 + 0.5 * n_rows}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.6, heights[which]), layout="constrained")
         if which == "timeline":
             draw_timeline(_stacked(figure), metrics)
+        elif which == "budget":
+            draw_budget(figure.add_subplot(), BudgetCurve.from_dict(metrics["budget"]))
         else:
             {"trade_off": draw_trade_off, "compute": draw_compute}[which](figure.add_subplot(), metrics)
         out = io.StringIO()
@@ -293,8 +223,8 @@ def _stacked(figure: Any) -> Any:
 
 def save_overview(metrics: Metrics, path: Path, headline: str) -> None:
     """The one picture for a README, 1200 pixels wide: the headline, what a person saw, and the trade-off."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(12, 10.6 if metrics["timeline"] else 6), dpi=100, layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 11.6 if metrics["timeline"] else 6), dpi=100, layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=[1.05, 1.0]) if metrics["timeline"] else [figure]
         n_lines = math.ceil(len(headline) / 95)
         words = "\n".join(textwrap.wrap(headline, len(headline) // n_lines + 8))  # lines of about equal length

@@ -11,10 +11,7 @@ Invariant: nothing in the metrics was typed in: every figure was measured or cou
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+import edgeseq
 from demos import felt_latency as felt
 from demos.methods import SEED, Method, Models, Say, Settings, load_models, replay_all
 from demos.replay import Stopwatch, paced
-from demos.train_speed import processor
+from edgeseq.bench.machine import PACKAGES, environment
 from edgeseq.errors import ConfigError, EdgeseqError
 from edgeseq.sessions import Sessions
 
@@ -196,24 +194,29 @@ def describe_models(folder: Path) -> dict[str, Any]:
     return models
 
 
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
-    packages = ("edgeseq", "numpy", "onnxruntime", "keras", "tensorflow")
-    return {
-        "machine": {"cpu": processor(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-    }
+def waiting(folder: Path, held_out: Sessions, settings: Settings, say: Say) -> dict[str, Any]:
+    """What every step of delay buys for the BiLSTM, as `edgeseq.budget` measures it."""
+    curve = edgeseq.budget(
+        folder / "bilstm.onnx",
+        held_out,
+        lookaheads=settings.budget_lookaheads,
+        chunks=settings.budget_chunks,
+        causal=folder / "tcn.stream.onnx",
+        max_delay_s=settings.max_delay_s,
+    )
+    say(f"measured what waiting buys the BiLSTM; {curve.verdict}")
+    return curve.to_dict()
 
 
 def run(folder: Path, out: Path, settings: Settings, held_out: Sessions, say: Say = print) -> dict[str, Any]:
-    """Compare the models of a folder and write metrics.json, report.html and latency.png; returns the metrics."""
+    """Compare the models of a folder and write metrics.json, report.html and pictures; returns the metrics."""
     from demos.report import write_report
 
     metrics = (
-        environment()
+        environment((*PACKAGES, "keras", "tensorflow"))
         | {"seeds": {"splice": SPLICE_SEED, "comparison": SEED}, "models": describe_models(folder)}
-        | compare(load_models(folder), held_out, settings, say)
+        | compare(load_models(folder, settings), held_out, settings, say)
+        | {"budget": waiting(folder, held_out, settings, say)}
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")

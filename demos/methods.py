@@ -1,8 +1,9 @@
 """The methods under comparison, and their replay over the held-out sessions.
 
 Owns what is compared: a streaming TCN, the same TCN on its window in ONNX Runtime and in Keras, and a BiLSTM, on a
-sliding window and over the whole session. `demos.replay` makes the calls, `demos.latency` counts. Refuses a stream that
-differs from its offline model, or from Keras on the same window.
+sliding window, as a stream with a bounded lookahead, and over the whole session. `demos.replay` makes the calls,
+`demos.latency` counts. Refuses a stream of the TCN that differs from its offline model, or from Keras on the same
+window.
 
 Invariant: every method of a comparison labels every sample of the same sessions.
 """
@@ -28,6 +29,7 @@ from demos.replay import (
     Signal,
     Way,
     interleave,
+    replay_blocks,
     replay_stream,
     replay_window,
     resampled,
@@ -54,24 +56,36 @@ class Settings:
     Args:
         window_s: what a BiLSTM that is run again and again sees, in seconds.
         hops: samples between two of its runs.
+        lookaheads: (lookahead, chunk) of the BiLSTM's streams, in samples.
         rounds: times that the stream's step and the TCN's window take turns in each session.
         paced_calls: calls of each of the two that are made at the sensor's real pace.
+        budget_lookaheads: of the budget's curve, in samples.
+        budget_chunks: the same.
+        max_delay_s: the longest delay among which the curve's best point is marked.
     """
 
     window_s: float = 10.0
     hops: tuple[int, ...] = (5, 25, 50)
+    lookaheads: tuple[tuple[int, int], ...] = ((5, 5), (25, 25), (75, 25))
     rounds: int = 40
     paced_calls: int = 250
+    budget_lookaheads: tuple[int, ...] = (0, 5, 25, 50, 100)
+    budget_chunks: tuple[int, ...] = (1, 25)
+    max_delay_s: float = 1.0
 
 
 @dataclass(frozen=True)
 class Models:
-    """The models under comparison; `keras_predict` is Keras' own `predict` on the model that `stream` came from."""
+    """The models under comparison; `keras_predict` is Keras' own `predict` on the model that `stream` came from.
+
+    `ahead` are streams of the BiLSTM with a bounded lookahead.
+    """
 
     stream: runtime.Model
     tcn: runtime.OfflineModel
     bilstm: runtime.OfflineModel
     keras_predict: Predict
+    ahead: Sequence[runtime.Model] = ()
 
     @property
     def window(self) -> int:
@@ -98,8 +112,15 @@ def load_keras(path: Path) -> Any:
         return keras.saving.load_model(path, compile=False)
 
 
-def load_models(folder: Path) -> Models:
-    """Open tcn.stream.onnx, tcn.onnx, bilstm.onnx and tcn.keras."""
+def load_models(folder: Path, settings: Settings) -> Models:
+    """Open tcn.stream.onnx, tcn.onnx, bilstm.onnx and tcn.keras, and write the BiLSTM's streams beside them."""
+    from edgeseq.export import streamify
+
+    ahead = []
+    for lookahead, chunk in settings.lookaheads:
+        path = folder / f"bilstm_{lookahead}_{chunk}.stream.onnx"
+        streamify(folder / "bilstm.onnx", path, lookahead=lookahead, chunk=chunk)
+        ahead.append(runtime.load(path))
     keras_model = load_keras(folder / "tcn.keras")
 
     def keras_predict(window: Signal) -> Outputs:
@@ -111,6 +132,7 @@ def load_models(folder: Path) -> Models:
         runtime.load_offline(folder / "tcn.onnx"),
         runtime.load_offline(folder / "bilstm.onnx"),
         keras_predict,
+        ahead,
     )
 
 
@@ -118,8 +140,8 @@ def load_models(folder: Path) -> Models:
 class Method:
     """One way of labelling, replayed over every session.
 
-    `measured_s` holds the compute of each call that was really made, and `yields` the samples that each labelled;
-    for a method that was run on a sample of the data they are fewer than the calls in `replays`.
+    `measured_s` holds the compute of each call that was really made, and `yields` the samples that came with each; for
+    a method that was run on a sample of the data they are fewer than the calls in `replays`.
     """
 
     key: str
@@ -190,7 +212,8 @@ def replay_all(
 
 def _full(key: str, name: str, how: str, replays: Sequence[Replay]) -> Method:
     measured = np.concatenate([replay.compute_s for replay in replays])
-    return Method(key, name, how, replays, measured, np.concatenate([replay.samples_per_call for replay in replays]))
+    yields = np.concatenate([np.diff(replay.ends, prepend=0) for replay in replays])
+    return Method(key, name, how, replays, measured[yields > 0], yields[yields > 0])
 
 
 def _sampled(steps: Sequence[Replay], taking_turns: Interleaved, window: int) -> list[Method]:
@@ -220,7 +243,21 @@ def _bilstm(models: Models, sessions: Sessions, settings: Settings, say: Say) ->
         how = f"the newest {settings.window_s:g} s again after every {hop} samples, which it labels"
         methods.append(_full(f"bilstm_{hop}", name, how, replays))
         say(f"ran the BiLSTM's window every {hop} samples")
+    methods += [_ahead(model, sessions, say) for model in models.ahead]
     whole = [
         replay_window(models.bilstm.run, signal, window=len(signal), hop=len(signal)) for signal in sessions.signals
     ]
     return [*methods, _full("bilstm_offline", "BiLSTM, whole session", "one run when the session has ended", whole)]
+
+
+def _ahead(model: runtime.Model, sessions: Sessions, say: Say) -> Method:
+    bounded = model.description.lookahead
+    assert bounded is not None
+    late = f"{model.lookahead / sessions.rate_hz:.2g} s"
+    replays = [replay_blocks(model, signal) for signal in sessions.signals]
+    say(f"streamed the BiLSTM with a lookahead of {bounded.steps} samples, in blocks of {bounded.chunk}")
+    how = (
+        f"Stream.step with a lookahead of {bounded.steps} samples; labels come in blocks of {bounded.chunk}, "
+        f"{late} late at most"
+    )
+    return _full(f"ahead_{bounded.steps}_{bounded.chunk}", f"BiLSTM stream, {late} late", how, replays)

@@ -69,10 +69,11 @@ class Stopwatch:
 class Replay:
     """One session through one method: N calls that labelled T samples.
 
-    Call k was made when ``ends[k]`` samples had arrived, and labelled those since the call before it.
+    Call k was made when ``ends[k]`` samples had arrived, and labelled the next ``given[k]`` samples: those since the
+    call before it, unless something else is said.
 
     Shapes:
-        ends, compute_s, cpu_s (N,); labels (T,) with T = ends[-1].
+        ends, compute_s, cpu_s, given (N,); labels (T,) with T = ends[-1].
 
     Example:
         >>> replay = Replay(np.array([2, 3]), np.array([0.5, 0.5]), np.array([0.5, 0.5]), np.array([0, 0, 1]))
@@ -84,11 +85,12 @@ class Replay:
     compute_s: Floats
     cpu_s: Floats
     labels: Ints
+    given: Ints | None = None
 
     @property
     def samples_per_call(self) -> Ints:
         """How many samples each call labelled, (N,)."""
-        return np.diff(self.ends, prepend=0)
+        return np.diff(self.ends, prepend=0) if self.given is None else self.given
 
     @property
     def future_samples(self) -> Ints:
@@ -110,6 +112,27 @@ def replay_stream(model: runtime.Model, signal: Signal) -> tuple[Replay, Outputs
     outputs = np.stack([watch(stream.step, sample) for sample in signal])
     ends = np.arange(1, len(signal) + 1)
     return Replay(ends, watch.compute_s, watch.cpu_s, outputs.argmax(axis=-1)), outputs
+
+
+def replay_blocks(model: runtime.Model, signal: Signal) -> Replay:
+    """A stream whose labels come later and in blocks, sample by sample to the end of the session.
+
+    The steps of a block count as one call, when the last sample of the block is there: that step does the work. What
+    is left over and `flush` are the last call.
+
+    Shapes:
+        (T, C) -> T // block + 1 calls.
+    """
+    stream, watch = model.stream("replay"), Stopwatch()
+    block = model.description.granule
+    rows = [watch(stream.step, sample) for sample in signal]
+    rows.append(watch(lambda _: stream.flush(), None))
+    labels = [np.zeros(0, int) if y is None else np.atleast_1d(y.argmax(axis=-1)) for y in rows]
+    starts = np.arange(0, len(signal) + 1, block)
+    compute_s, cpu_s, given = (
+        np.add.reduceat(values, starts) for values in (watch.compute_s, watch.cpu_s, np.array([len(y) for y in labels]))
+    )
+    return Replay(np.append(starts[1:], len(signal)), compute_s, cpu_s, np.concatenate(labels), given)
 
 
 def replay_window(predict: Predict, signal: Signal, *, window: int, hop: int) -> Replay:

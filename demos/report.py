@@ -1,4 +1,4 @@
-"""The page about the comparison: ``python -m demos.report runs/demo/metrics.json`` writes report.html and latency.png.
+"""The page about the comparison: ``python -m demos.report runs/demo/metrics.json`` writes report.html and pictures.
 
 Owns the words, the tables and the page; `demos.figures` draws. The page is one file: its style and its pictures stand
 in it, and it asks no server for anything. Refuses nothing: a figure that could not be measured is a dash.
@@ -12,11 +12,12 @@ import argparse
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from demos.figures import Metrics, duration, number, save_overview, svg
+from edgeseq.budget_curve import BudgetCurve
 
 Figures = Mapping[str, Any]
 
@@ -60,6 +61,18 @@ COST = (
     Column("time in use, %", lambda m: 100 * m["utilisation"], min),
     Column("falls behind, s a second", lambda m: m["falls_behind_s_per_s"]),
     Column("calls measured", lambda m: m["calls_measured"], None, count),
+)
+
+BUDGET = (
+    Column("delay, slowest, ms", lambda m: m["delay_ms"], None, count),
+    Column("delay, mean, ms", lambda m: m["mean_delay_ms"], None, count),
+    Column("frames right, %", lambda m: 100 * m["accuracy"], max),
+    Column("as the offline model, %", lambda m: 100 * m["agreement"]),
+    Column("largest difference", lambda m: m["max_difference"]),
+    Column("mean difference", lambda m: m["mean_difference"]),
+    Column("compute a sample, p50, µs", lambda m: m["p50_us"], min),
+    Column("a sample, p99, µs", lambda m: m["p99_us"]),
+    Column("CPU-seconds an hour of data", lambda m: m["cpu_s_per_hour"], min),
 )
 
 
@@ -163,6 +176,8 @@ def _measured(metrics: Metrics) -> str:
         f"The TCN looks back {past} samples ({past / data['rate_hz']:.1f} s).",
         f"The BiLSTM's window is {settings['window_s']:g} s; each run labels the samples that came since the last, so",
         "the newest of them has seen no future and the oldest most.",
+        "A BiLSTM stream sees a bounded number of later samples; the step that ends a block does the work of all its",
+        "labels, and the compute of a sample is its share of the block's.",
         "<b>Time in use</b> is compute divided by the time that the data took; above 100 % a method never catches up.",
         "CPU-seconds count all threads.",
     )
@@ -240,8 +255,28 @@ def _evidence(metrics: Metrics) -> list[str]:
         "<h2>What it costs</h2>",
         table(metrics["methods"], COST),
         _figure(metrics, "compute", compute),
+        *_waiting(metrics),
         "<h2>The same labels</h2>",
         _exactness(metrics),
+    ]
+
+
+def _waiting(metrics: Metrics) -> list[str]:
+    """The budget's curve: what each way of letting the BiLSTM wait gives and costs."""
+    curve = BudgetCurve.from_dict(metrics["budget"])
+    caption = (
+        "The same trained BiLSTM, given a bounded lookahead by edgeseq streamify. Every point is one lookahead and one "
+        "size of the blocks in which labels come; the delay is that of the slowest label."
+    )
+    words = (
+        "A stream with a bounded lookahead is an approximation of the offline model: its backward half sees so many "
+        "later samples, and no more."
+    )
+    return [
+        "<h2>What waiting buys</h2>",
+        _figure(metrics, "budget", caption),
+        table([asdict(row) for row in curve.rows], BUDGET),
+        _paragraph(words, html.escape(curve.verdict[:1].upper() + curve.verdict[1:]) + "."),
     ]
 
 
@@ -297,9 +332,10 @@ td strong { font-weight: 700; box-shadow: inset 0 -.14em #56B4E9 }
 
 
 def write_report(metrics: Metrics, out: Path) -> None:
-    """Write report.html and latency.png into a folder that exists."""
+    """Write report.html, latency.png and budget.png into a folder that exists."""
     (out / "report.html").write_text(render(metrics), encoding="utf-8")
     save_overview(metrics, out / "latency.png", headline(metrics))
+    BudgetCurve.from_dict(metrics["budget"]).save_plot(out / "budget.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

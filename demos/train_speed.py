@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeseq.bench.machine import processor
 from edgeseq.errors import EdgeseqError
 
 HIDE_GPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
@@ -131,15 +131,6 @@ def machine() -> str:
     except (OSError, subprocess.CalledProcessError):
         pass  # No NVIDIA driver; what the backend found is in the table.
     return ", ".join(words)
-
-
-def processor() -> str:
-    """Return the name of the processor: from /proc/cpuinfo on Linux, where Python itself knows the family only."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

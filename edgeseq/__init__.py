@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeseq import export, runtime
+    from edgeseq.budget_curve import budget
     from edgeseq.builders import bilstm_tagger, bilstm_text_tagger, tcn_classifier, tcn_tagger
     from edgeseq.tcn import TCN
     from edgeseq.time_distributed import TimeDistributed
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "bilstm_tagger",
     "bilstm_text_tagger",
+    "budget",
     "export",
     "runtime",
     "tcn_classifier",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "budget": "edgeseq.budget_curve",
     "TCN": "edgeseq.tcn",
     "TimeDistributed": "edgeseq.time_distributed",
     "tcn_tagger": "edgeseq.builders",

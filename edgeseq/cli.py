@@ -21,10 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 import edgeseq
+from edgeseq.bench.command import bench
 from edgeseq.certificate import certificate_of
 from edgeseq.errors import ConfigError, ExportError, MissingDependencyError
+from edgeseq.model_file import Conditions
+from edgeseq.runtime.serve.command import serve
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
+app.command(bench)
+app.command(serve)
 
 
 @app.command
@@ -149,6 +154,9 @@ def streamify(
     rate_hz: float | None = None,
     vocabulary: int | None = None,
     pooling_window: int | None = None,
+    length_modulo: tuple[int, int] | None = None,
+    lookahead: int | None = None,
+    chunk: int = 1,
 ) -> None:
     """Derive the step graph of any offline ONNX file, hold it to its contract, and write it to OUT.
 
@@ -165,6 +173,10 @@ def streamify(
         rate_hz: samples per second of the data that the model was trained on.
         vocabulary: of a model of tokens, how many there are, where the graph does not tell.
         pooling_window: pool over the last so many rows of features alone: another model than the offline one.
+        length_modulo: modulus and remainder of the length of every sequence, a promise by which "same" padding with a
+            stride streams: 2 1 for odd ones.
+        lookahead: let layers that run backwards see so many later steps: an approximation of the offline model.
+        chunk: with --lookahead, how many steps are released at a time; more cost less, and come later.
     """
     with _needs("train"):
         from edgeseq.export.stream_file import streamify as streamify_file
@@ -178,8 +190,11 @@ def streamify(
         rate_hz=rate_hz,
         vocabulary=vocabulary,
         pooling_window=pooling_window,
+        length_modulo=length_modulo,
+        lookahead=lookahead,
+        chunk=chunk,
     )
-    rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)"}
+    rows = {"stream": f"{report.stream} ({report.n_nodes} nodes)", **_condition_rows(report.description.conditions)}
     for port in report.description.outputs:
         rows |= {f"output {port.name}": f"{port.dtype} {_shape(port)}", **_timing_rows(port.timing)}
     _table(report.description.name, rows | _contract_rows(report.contract) | {"took": f"{report.took_s:.1f} s"})
@@ -193,6 +208,7 @@ def verify(
     time_axis: int | None = None,
     vocabulary: int | None = None,
     pooling_window: int | None = None,
+    length_modulo: tuple[int, int] | None = None,
     write: bool = True,
 ) -> None:
     """Hold STREAM to its contract with OFFLINE, and write the certificate into STREAM.
@@ -202,13 +218,20 @@ def verify(
         offline: the offline model that it equals, a file of edgeseq or of another exporter.
         time_axis: of the offline model's inputs, where it is not the one in STREAM.
         vocabulary: of a model of tokens, how many there are, where the graph does not tell.
-        pooling_window: with which STREAM was made.
+        pooling_window: with which STREAM was made, where it does not say so itself.
+        length_modulo: modulus and remainder with which STREAM was made, where it does not say so itself.
         write: write the certificate; with --no-write the file stays as it is.
     """
     with _needs("train"):
         from edgeseq.export.contract.check import verify as verify_files
     report = verify_files(
-        stream, offline, time_axis=time_axis, vocabulary=vocabulary, pooling_window=pooling_window, write=write
+        stream,
+        offline,
+        time_axis=time_axis,
+        vocabulary=vocabulary,
+        pooling_window=pooling_window,
+        length_modulo=length_modulo,
+        write=write,
     )
     rows = _contract_rows(report)
     rows["certificate"] = f"written into {stream}" if write else "not written"
@@ -218,6 +241,47 @@ def verify(
 def _contract_rows(report: Any) -> dict[str, str]:
     rows = {f"clause {name}": told for name, told in report.certificate.clauses.items()}
     return rows | {f"note {i}": note for i, note in enumerate(report.notes, start=1)}
+
+
+@app.command
+def budget(
+    model: Path,
+    *,
+    data: str,
+    groups: Annotated[Sequence[int] | None, Parameter(consume_multiple=True, negative="")] = None,
+    lookaheads: Annotated[Sequence[int], Parameter(consume_multiple=True, negative="")] = (0, 1, 2, 4, 8, 16, 32),
+    chunks: Annotated[Sequence[int], Parameter(consume_multiple=True, negative="")] = (1, 8),
+    causal: Path | None = None,
+    target: str | None = None,
+    max_delay: str | None = None,
+    max_samples: int | None = None,
+    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
+    plot: Path | None = None,
+) -> None:
+    """Measure what every step of delay buys for a bidirectional model, on your own data.
+
+    Exit status 1 if a target or a longest delay was given and nothing meets it.
+
+    Args:
+        model: an offline file of edgeseq, NAME.onnx, with bidirectional layers.
+        data: "watch", the held-out smartwatch recordings of seglearn, or an .npz or .csv file; see docs/budget.md.
+        groups: of the data (subjects), only these.
+        lookaheads: steps that each bidirectional layer looks ahead.
+        chunks: sizes of the blocks in which outputs come.
+        causal: a stream file of a model that streams exactly, to compare.
+        target: what is to be reached: accuracy=0.9, agreement=0.99 or max_difference=0.01.
+        max_delay: the longest delay that is allowed: 200ms, 0.2s, or a number of samples.
+        max_samples: compare at most so many samples, from the start of the data.
+        as_json: write everything that was measured to this file.
+        plot: draw the curve to this .png or .svg file.
+    """
+    from edgeseq.budget_curve.command import run_budget
+
+    arguments = {"groups": groups, "lookaheads": lookaheads, "chunks": chunks, "causal": causal, "target": target}
+    with _needs("train"):
+        curve = run_budget(model, data, max_delay, as_json, plot, **arguments, max_samples=max_samples)
+    if curve.nearest is not None:
+        sys.exit(1)
 
 
 @app.command
@@ -251,7 +315,14 @@ def inspect(
         rows["state"] = f"{len(d.state)} arrays, {d.state_bytes:,} bytes a stream"
         rows["fast form"] = "yes" if d.fast is not None else f"none: {d.not_fast or 'the file is older than it'}"
     if d.offline is not None:
-        rows["equals"] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+        what = "equals" if d.lookahead is None else "approximates"
+        rows[what] = f"{d.offline.file} ({d.offline.graph_sha256[:12]})"
+    if d.lookahead is not None:
+        bounded, n_layers = d.lookahead, len(d.lookahead.layers)
+        rows["bounded lookahead"] = (
+            f"{bounded.steps} steps in each layer that runs backwards ({n_layers}), released {bounded.chunk} at a time"
+        )
+    rows |= _condition_rows(d.conditions)
     if d.kind == "stream":
         metadata = open_model(model, "stream").ort_session.get_modelmeta().custom_metadata_map
         rows["certificate"] = _certificate_row(metadata, d.graph_sha256)
@@ -326,6 +397,16 @@ def run(
     )
     report = run_until_stopped(loaded, from_, to, settings, metrics=metrics)
     Console(stderr=True).print(f"edgeseq run: {report}; {report.samples}", highlight=False)
+
+
+def _condition_rows(conditions: Conditions) -> dict[str, str]:
+    rows = {}
+    if conditions.length_modulo is not None:
+        modulus, remainder = conditions.length_modulo
+        rows["if the length is"] = f"{remainder} samples modulo {modulus}, by your promise"
+    if conditions.pooling_window is not None:
+        rows["pools over"] = f"the last {conditions.pooling_window} rows; the offline model over all"
+    return rows
 
 
 def _certificate_row(metadata: Mapping[str, str], graph_sha256: str) -> str:

@@ -11,7 +11,11 @@
     │   ├── GapError                samples are missing, and the clock is to raise; start anew, then feed it again
     │   └── ClockJumpError          a timestamp or sequence number far from the last, and the clock is to raise
     ├── StreamEndedError        a stream used after flush() without reset()
-    ├── StreamBusyError         a stream used while a call of it is under way; that call goes on undisturbed
+    ├── StreamBusyError         a stream or pool used while a call of it is under way, which goes on undisturbed
+    ├── StreamNotOpenError      (also a LookupError) an id under which a pool has no stream; nothing was changed
+    │   └── StreamExpiredError      its stream was idle for too long, and was closed
+    ├── StreamExistsError       an id that was opened while a stream of a pool has it
+    ├── PoolFullError           a pool that has as many streams as it may have
     ├── SnapshotError           a snapshot that is damaged, newer, or of another model; nothing was loaded
     ├── FeedError               a feed or sink that cannot be opened, read or written any more
     ├── ConfigError             (also a ValueError) arguments that do not fit together
@@ -75,7 +79,23 @@ class StreamEndedError(EdgeseqError):
 
 
 class StreamBusyError(EdgeseqError):
-    """A stream that was used from two threads at once. The call that was under way goes on undisturbed."""
+    """A stream or a pool that was used from two threads at once. The call that was under way goes on undisturbed."""
+
+
+class StreamNotOpenError(EdgeseqError, LookupError):
+    """An id under which a pool has no stream. Nothing was changed."""
+
+
+class StreamExpiredError(StreamNotOpenError):
+    """An id whose stream was idle for too long, so that ``Pool.expire`` closed it. Open it again for a fresh state."""
+
+
+class StreamExistsError(EdgeseqError):
+    """An id that was opened while a stream of the pool has it."""
+
+
+class PoolFullError(EdgeseqError):
+    """A pool that has as many streams as it may have."""
 
 
 class SnapshotError(EdgeseqError):

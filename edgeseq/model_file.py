@@ -20,13 +20,14 @@ from typing import Any, Literal, get_args
 
 from edgeseq.errors import ModelFileError
 from edgeseq.fast_form import FastForm, check_fast_form, read_fast_form
+from edgeseq.lookahead import Lookahead, check_lookahead, read_lookahead
 from edgeseq.protobuf import fields
 
 FORMAT_VERSION = 3
 METADATA_KEY = "edgeseq"
 
 Kind = Literal["offline", "stream"]
-Law = Literal["equal", "prefix", "window"]
+Law = Literal["equal", "prefix", "window", "lookahead"]
 DTypeName = Literal["float32", "float64", "int32", "int64"]
 
 NEVER = 2**40
@@ -44,9 +45,10 @@ class Timing:
     first ``delay`` rows of the step graph belong to no sample and are dropped. ``lookahead`` is how many samples after
     its own a row comes at the latest. ``receptive_field`` is (past, future) in samples beside a row's own; None means
     unbounded. ``law`` is "equal" when row j equals the offline model's row j, and "prefix" when it equals the offline
-    model's output on the samples that it has seen. ``rows`` says how many rows n samples have: for each (multiply, add,
-    divide) in turn, n becomes max(0, (n · multiply + add) // divide). The offline model is defined from ``shortest``
-    samples on: of fewer, some window inside it fits nowhere.
+    model's output on the samples that it has seen; "lookahead" is an approximation, which ``Lookahead`` defines.
+    ``rows`` says how many rows n samples have: for each (multiply, add, divide) in turn, n becomes max(0, (n · multiply
+    + add) // divide). The offline model is defined from ``shortest`` samples on: of fewer, some window inside it fits
+    nowhere.
     """
 
     receptive_field: tuple[int | None, int | None]
@@ -56,6 +58,11 @@ class Timing:
     delay: int = 0
     rows: tuple[tuple[int, int, int], ...] = ()
     shortest: int = 1
+
+    @property
+    def by_row(self) -> bool:
+        """Whether row j is held to row j of the offline model, rather than to its one value for the sequence."""
+        return self.law in ("equal", "lookahead")
 
     def count_rows(self, n_samples: int) -> int:
         """How many rows the offline model has for so many samples.
@@ -127,14 +134,41 @@ class OfflineReference:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """Under which a stream equals its offline model.
+
+    ``length_modulo``: (modulus, remainder) of the length of every sequence. ``pooling_window``: so many rows, after
+    which a pool sees the last ones alone. None for no such condition.
+    """
+
+    length_modulo: tuple[int, int] | None = None
+    pooling_window: int | None = None
+
+    def allow(self, n_samples: int) -> bool:
+        """Whether a sequence may have so many samples.
+
+        Example:
+            >>> Conditions(length_modulo=(4, 1)).allow(9), Conditions(length_modulo=(4, 1)).allow(8)
+            (True, False)
+        """
+        modulus, remainder = self.length_modulo or (1, 0)
+        return n_samples % modulus == remainder
+
+
+_LEFT_OUT = {"conditions": asdict(Conditions()), "lookahead": None}
+"""Fields that are not written where they say nothing, so that readers of before there were any read the file."""
+
+
+@dataclass(frozen=True)
 class Description:
     """Everything that a model file says of itself.
 
     Of a stream: every call takes a multiple of ``granule`` samples, the first ``phase`` of a stream being zeros that
     belong to no sample; a call does not reach across one of the positions ``cuts``, in samples from the start, those
     zeros included; and the input ``end`` takes, for each sequence, how many samples it has (``NEVER`` until that is
-    known). ``fast`` is its fast form, ``not_fast`` the reason why there is none. ``provenance`` names what the file was
-    made from and with.
+    known). ``lookahead`` says how its layers that run backwards are approximated, None for a stream that equals the
+    offline model. ``fast`` is its fast form, ``not_fast`` the reason why there is none. ``provenance`` names what the
+    file was made from and with.
 
     Example:
         >>> d = Description(kind="offline", name="m", inputs=(Port("x", "float32", (6,)),),
@@ -157,6 +191,8 @@ class Description:
     offline: OfflineReference | None = None
     fast: FastForm | None = None
     not_fast: str | None = None
+    conditions: Conditions = Conditions()
+    lookahead: Lookahead | None = None
     graph_sha256: str = ""
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -179,7 +215,11 @@ class Description:
 
     def to_json(self) -> str:
         """The description as one JSON object with sorted keys, the same text for equal descriptions."""
-        return json.dumps(asdict(self), sort_keys=True)
+        raw = asdict(self)
+        for name, nothing in _LEFT_OUT.items():
+            if raw[name] == nothing:
+                del raw[name]
+        return json.dumps(raw, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Description:
@@ -239,6 +279,7 @@ def _damaged(error: Exception) -> ModelFileError:
 
 def _from_dict(raw: dict[str, Any]) -> Description:
     known = {f.name for f in dataclasses.fields(Description)}
+    raw = {**_LEFT_OUT, **raw}
     if set(raw) != known:
         missing, unknown = sorted(known - set(raw)), sorted(set(raw) - known)
         raise ModelFileError(f"metadata {METADATA_KEY!r}: missing fields {missing}, unknown fields {unknown}")
@@ -252,6 +293,8 @@ def _from_dict(raw: dict[str, Any]) -> Description:
                 "cuts": tuple(raw["cuts"]),
                 "state": tuple(StateSpec(**{**s, "shape": tuple(s["shape"])}) for s in raw["state"]),
                 "offline": None if offline is None else _offline(offline),
+                "conditions": _conditions(raw["conditions"]),
+                "lookahead": None if raw["lookahead"] is None else read_lookahead(raw["lookahead"]),
                 "fast": None if raw["fast"] is None else read_fast_form(raw["fast"]),
             }
         )
@@ -292,6 +335,9 @@ def _check(d: Description) -> None:
     expect("phase", "phase >= 0", d.phase, right=_is_count(d.phase))
     expect("cuts", "positions", d.cuts, right=all(_is_count(n) for n in d.cuts))
     expect("end", "the name of an input, or null", d.end, right=d.end is None or isinstance(d.end, str))
+    expect("conditions", "whole numbers, a remainder below its modulus", d.conditions, right=_are_right(d.conditions))
+    if d.lookahead is not None:
+        check_lookahead(d.lookahead, expect)
     if d.fast is not None:
         check_fast_form(d.fast, {state.input: state for state in d.state}, expect)
     if d.offline is not None:
@@ -300,6 +346,12 @@ def _check(d: Description) -> None:
         right = right and set(d.offline.axes) <= {port.name for port in d.inputs}
         expect("axes", "(batch, time) by input", d.offline.axes, right=right)
     expect("rate_hz", "a number above 0, or null", d.rate_hz, right=d.rate_hz is None or _is_number(d.rate_hz))
+
+
+def _are_right(conditions: Conditions) -> bool:
+    promise, window = conditions.length_modulo, conditions.pooling_window
+    right = promise is None or (len(promise) == 2 and all(map(_is_count, promise)) and promise[1] < promise[0])
+    return right and (window is None or (_is_count(window) and window > 0))
 
 
 def _check_timing(t: Timing, expect: Callable[..., None]) -> None:
@@ -335,6 +387,13 @@ def _port(raw: Mapping[str, Any]) -> Port:
 def _offline(raw: Mapping[str, Any]) -> OfflineReference:
     axes = {name: (batch, time) for name, (batch, time) in raw["axes"].items()}
     return OfflineReference(**{**raw, "axes": axes})
+
+
+def _conditions(raw: Mapping[str, Any]) -> Conditions:
+    given = {**raw}
+    if given.get("length_modulo") is not None:
+        given["length_modulo"] = tuple(given["length_modulo"])
+    return Conditions(**given)
 
 
 def _names(raw: Any) -> tuple[str, ...] | None:

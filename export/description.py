@@ -101,6 +101,7 @@ def describe_stream(offline: Description, step: StepModel, offline_file: str) ->
         end=step.end,
         fast=step.fast,
         not_fast=step.not_fast,
+        lookahead=step.lookahead,
         offline=OfflineReference(offline_file, offline.graph_sha256, _axes(offline.inputs, step)),
     )
 

@@ -30,7 +30,7 @@ from edgeseq.export.reasons import reason
 from edgeseq.export.streaming.step_model import Options, StepModel
 from edgeseq.export.streaming.step_model import streamify as derive
 from edgeseq.export.streaming.time_axis import TimeAxes
-from edgeseq.model_file import METADATA_KEY, NEVER, Description, DTypeName, Port, graph_sha256
+from edgeseq.model_file import METADATA_KEY, NEVER, Conditions, Description, DTypeName, Port, graph_sha256
 from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.model_source import open_model
 
@@ -59,6 +59,8 @@ def streamify(
     check_inputs: Sequence[CheckInput] = (),
     pooling_window: int | None = None,
     length_modulo: tuple[int, int] | None = None,
+    lookahead: int | None = None,
+    chunk: int = 1,
 ) -> StreamReport:
     """Derive the step graph of an offline ONNX file, ours or another exporter's, and write it as a stream file.
 
@@ -76,7 +78,11 @@ def streamify(
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones.
         pooling_window: pool over the last so many rows of features alone: another model than the offline one.
-        length_modulo: (modulus, remainder) of the length of every sequence, a promise that nothing checks.
+        length_modulo: (modulus, remainder) of the length of every sequence, a promise; a stream that was fed another
+            number of samples refuses to flush.
+        lookahead: of a model with recurrent layers that run backwards: how many later steps each of them sees at
+            least. An approximation of the offline model, which docs/lookahead.md defines.
+        chunk: with ``lookahead``: so many steps are released at a time.
 
     Raises:
         NotStreamableError: the graph has no exact step graph; the message names the node, the reason and a way out.
@@ -90,6 +96,11 @@ def streamify(
         ...     report = streamify("tests/data/tiny.onnx", f"{folder}/tiny.stream.onnx")
         ...     report.description.name, report.description.output.names, report.contract.worst < 1e-5
         ('tiny', ('rest', 'move'), True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = f"{folder}/both_ways.stream.onnx"
+        ...     report = streamify("tests/data/tiny_bilstm.onnx", out, lookahead=16, chunk=8)
+        ...     report.description.output.timing.lookahead, report.description.output.timing.law
+        (23, 'lookahead')
     """
     start = perf_counter()
     source, target = Path(path_in), Path(path_out)
@@ -98,7 +109,7 @@ def streamify(
     model = ir.load(source)
     described = model.metadata_props.get(METADATA_KEY)
     ir.external_data.load_to_model(model)
-    options = Options(pooling_window, length_modulo)
+    options = Options(pooling_window, length_modulo, lookahead, chunk)
     axis = 1 if time_axis is None and described is not None else time_axis
     step = with_fast_form(_derive(model, source, axis, options))
     stem = target.name.removesuffix(".onnx").removesuffix(".stream")
@@ -113,10 +124,20 @@ def streamify(
     timed = zip(offline.outputs, step.timings, strict=True)
     offline = replace(offline, outputs=tuple(replace(port, timing=timing) for port, timing in timed))
     description = describe_stream(offline, step, source.name)
+    description = replace(
+        description, conditions=Conditions(length_modulo=length_modulo, pooling_window=pooling_window)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / target.name
         description = write_stream(made, step.model, description)
-        contract = verify(made, source, vocabulary=vocabulary, check_inputs=check_inputs, **asdict(options))
+        contract = verify(
+            made,
+            source,
+            vocabulary=vocabulary,
+            check_inputs=check_inputs,
+            pooling_window=pooling_window,
+            length_modulo=length_modulo,
+        )
         replace_file(target, made.read_bytes())
     return StreamReport(
         stream=target,

@@ -20,7 +20,7 @@ from edgeseq.export.comparison import LOOSEST, TOLERANCE, channels, compare, nud
 from edgeseq.export.oracle import NotFiniteError, keras_outputs
 from edgeseq.export.probes import BATCHES, Probe, padded_places, probes
 from edgeseq.export.reasons import reason
-from edgeseq.export.sequences import SEED, Array, Inputs, random
+from edgeseq.export.sequences import SEED, Array, Inputs, random, with_gaps
 from edgeseq.export.signature import Signature, signature
 from edgeseq.model_file import Port
 
@@ -140,8 +140,8 @@ def _opened(path: Path) -> Callable[[Signature, Inputs, str], list[Array]]:
 def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] = (), *, vocabulary: int = 2) -> float:
     """Compare a streamed file, in steps and in chunks of random sizes, with its offline file.
 
-    A model of tokens is given random ones below ``vocabulary``. Lengths at which the offline file has no output
-    (shorter than a window) are left out.
+    A model of tokens is given random ones below ``vocabulary``; one sequence has samples of zeros inside. Lengths at
+    which the offline file has no output (shorter than a window) are left out.
 
     Raises:
         VerificationError: shapes or values differ; the message names the first step that does.
@@ -153,6 +153,8 @@ def verify_stream(offline_path: Path, stream_path: Path, own: Sequence[Inputs] =
     sequences = [
         [random(rng, (length, *port.shape), port.dtype, vocabulary) for port in ports] for length in (1, 9, longest)
     ]
+    gaps = with_gaps(sequences[-1])  # masked samples, for a model that has a mask
+    sequences += [gaps] if _has_numbers(_offline(offline, gaps)) else []
     runs = [
         (inputs, whole, [_rows_to_equal(offline, inputs, i, whole[i], port) for i, port in enumerate(outputs)])
         for inputs in [*sequences, *own]
@@ -192,7 +194,7 @@ def _streamed(model: runtime.Model, inputs: Inputs, rng: np.random.Generator) ->
 def _places(port: Port, n_samples: int) -> Array | None:
     """The rows to compare: all (None), or, behind a pool over time, some that equal the offline file on prefixes."""
     timing = port.timing
-    if timing is None or timing.law == "equal":
+    if timing is None or timing.by_row:
         return None
     if timing.lookahead == 0 and not timing.rows:  # a row for each sample, at once
         return np.unique(np.linspace(0, n_samples - 1, _PREFIXES).astype(int))
@@ -217,6 +219,10 @@ def _offline(offline: runtime.OfflineModel, inputs: Inputs) -> list[Array] | Non
     except runtime.InputError:
         return None
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+def _has_numbers(outputs: list[Array] | None) -> bool:
+    return outputs is not None and all(np.isfinite(y).all() for y in outputs)
 
 
 def _given(model: runtime.Model, values: list[Array]) -> Any:

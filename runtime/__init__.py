@@ -6,8 +6,9 @@
     edgeseq.errors.ModelNotFoundError: no model file at 'nowhere.stream.onnx'; check the path, or make one with ...
 
 ``load`` opens a step graph (``NAME.stream.onnx``), ``load_offline`` an offline one (``NAME.onnx``). A ``Model`` is
-immutable and may be shared; a ``Stream`` is one sensor's state. A ``Feeder`` takes what sensors send, late, twice or
-with gaps, and gives ``Prediction`` records. Nothing here imports Keras, TensorFlow, onnx or tf2onnx.
+immutable and may be shared; a ``Stream`` is one sensor's state, a ``Pool`` holds those of many. A ``Feeder`` takes what
+sensors send, late, twice or with gaps, and gives ``Prediction`` records. Nothing here imports Keras, TensorFlow, onnx
+or tf2onnx.
 """
 
 from typing import TYPE_CHECKING
@@ -21,10 +22,14 @@ from edgeseq.errors import (
     ModelFileError,
     ModelNotFoundError,
     NonFiniteError,
+    PoolFullError,
     ShapeError,
     SnapshotError,
     StreamBusyError,
     StreamEndedError,
+    StreamExistsError,
+    StreamExpiredError,
+    StreamNotOpenError,
 )
 from edgeseq.runtime.clock import SensorClock
 from edgeseq.runtime.clock_counters import Counters
@@ -33,7 +38,9 @@ from edgeseq.runtime.labels import ExponentialAverage, HoldMargin, HoldRepeats, 
 from edgeseq.runtime.latency import Latency, prometheus_text
 from edgeseq.runtime.model import Model, load
 from edgeseq.runtime.offline import OfflineModel, load_offline
+from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.prediction import Prediction
+from edgeseq.runtime.provisional import ProvisionalAndFinal, ProvisionalStream, Rows
 from edgeseq.runtime.sample import Sample
 from edgeseq.runtime.snapshot import SnapshotStore
 from edgeseq.runtime.stream import Stream
@@ -70,7 +77,12 @@ __all__ = [
     "ModelNotFoundError",
     "NonFiniteError",
     "OfflineModel",
+    "Pool",
+    "PoolFullError",
     "Prediction",
+    "ProvisionalAndFinal",
+    "ProvisionalStream",
+    "Rows",
     "Sample",
     "SensorClock",
     "ShapeError",
@@ -79,6 +91,9 @@ __all__ = [
     "Stream",
     "StreamBusyError",
     "StreamEndedError",
+    "StreamExistsError",
+    "StreamExpiredError",
+    "StreamNotOpenError",
     "load",
     "load_offline",
     "predictions",

@@ -57,8 +57,10 @@ def tensors(d: Description, form: FastForm, n_streams: int = 1) -> tuple[list[Te
     return inputs, outputs
 
 
-def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1) -> bytes:
+def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int | None = 1) -> bytes:
     """The model whose graph is one call of the fast form's function, on the weights of the model's own graph.
+
+    Without ``n_streams``, calls may be of any number of streams, and arrays of rings may have any number of rows.
 
     Raises:
         ModelFileError: the file holds no such function.
@@ -69,7 +71,7 @@ def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1)
     )
     if function is None:
         raise ModelFileError(f"its description names the function {form.function!r}, which it lacks; export it again")
-    inputs, outputs = tensors(d, form, n_streams)
+    inputs, outputs = tensors(d, form, n_streams or 1)
     call = [text(_NODE_INPUT, name) for name in _texts(function.value, _FUNCTION_INPUT)]
     call += [text(_NODE_OUTPUT, name) for name in _texts(function.value, _FUNCTION_OUTPUT)]
     call += [text(_NODE_OP_TYPE, form.function), text(_NODE_DOMAIN, _DOMAIN)]
@@ -79,8 +81,8 @@ def fast_graph(model: bytes, d: Description, form: FastForm, n_streams: int = 1)
         message(_GRAPH_NODE, *call),
         text(_GRAPH_NAME, form.function),
         *weights,
-        *(_value_info(_GRAPH_INPUT, tensor) for tensor in inputs),
-        *(_value_info(_GRAPH_OUTPUT, tensor) for tensor in outputs),
+        *(_value_info(_GRAPH_INPUT, tensor, any_rows=n_streams is None) for tensor in inputs),
+        *(_value_info(_GRAPH_OUTPUT, tensor, any_rows=n_streams is None) for tensor in outputs),
     ]
     kept = [f.whole for f in top if f.number not in (_MODEL_GRAPH, _MODEL_METADATA)]
     return b"".join([*kept, message(_MODEL_GRAPH, *graph)])
@@ -90,10 +92,11 @@ def _texts(whole: memoryview, field: int) -> list[str]:
     return [bytes(f.value).decode() for f in fields(whole) if f.number == field]
 
 
-def _value_info(field: int, tensor: Tensor) -> bytes:
-    # ValueInfoProto: name, type.tensor_type: elem_type, shape: dim: dim_value.
+def _value_info(field: int, tensor: Tensor, *, any_rows: bool) -> bytes:
+    # ValueInfoProto: name, type.tensor_type: elem_type, shape: dim: dim_value, which an unknown size lacks.
     name, dtype, shape = tensor
-    sizes = message(2, *[message(1, number(1, size)) for size in shape])
+    dims = [message(1, number(1, size)) for size in shape]
+    sizes = message(2, *([message(1), *dims[1:]] if any_rows else dims))
     return message(field, text(1, name), message(2, message(1, number(1, _ELEMENT[dtype]), sizes)))
 
 

@@ -15,7 +15,7 @@ class Streams(Protocol):
     def open(self, stream_id: str, *, snapshot: bytes | None = None) -> None:
         """Add a stream, in the state of the snapshot if there is one."""
 
-    def step(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+    def step(self, samples: Mapping[str, Any], /) -> Any:
         """Take one sample of each of these streams: {id: (C,)} -> {id: (K,), (n, K) or None}."""
 
     def flush(self, stream_id: str) -> Any:

@@ -363,9 +363,10 @@ class Feeder:
         if not self._is_pool or len(together) < 2:
             return {}
         try:
-            return self._streams.step(together)
+            given: dict[str, Any] = self._streams.step(together)
         except InputError:  # it has moved none of them; one by one it will be seen which
             return {}
+        return given
 
     def _sample(self, tick: Tick) -> Any:
         assert tick.values is not None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq.errors import DTypeError, InputError, NonFiniteError, ShapeError
-from edgeseq.model_file import Port
+from edgeseq.model_file import Conditions, Port
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,6 +39,20 @@ def by_port(checks: Mapping[str, InputCheck], given: Any, where: object) -> list
     return [(name, given[name], f"{where}, input {name!r}") for name in checks]
 
 
+def check_length(conditions: Conditions, n_samples: int, where: object) -> None:
+    """Check that a sequence may end after so many samples.
+
+    Raises:
+        InputError: the model was streamed by a promise of the length, and so many samples break it.
+    """
+    if not conditions.allow(n_samples):
+        modulus, remainder = conditions.length_modulo or (1, 0)
+        raise InputError(
+            f"{where}: expected {remainder} samples modulo {modulus} at flush(), which the model was streamed by "
+            f"(length_modulo), got {n_samples}; push as many as are missing, or reset()"
+        )
+
+
 class InputCheck:
     """Checks the inputs of one model.
 
@@ -52,8 +66,8 @@ x.astype(np.float32)
 
     def __init__(self, port: Port) -> None:
         self._port = port
-        self._shape = port.shape
-        self._dtype = np.dtype(port.dtype)
+        self._shape = self.shape = port.shape
+        self._dtype = self.dtype = np.dtype(port.dtype)
         self._is_float = self._dtype.kind == "f"
         self._is_token = port.shape == () and self._dtype.kind == "i"
 

@@ -128,6 +128,19 @@ class Latency:
                 return min(middle if bucket < _N_BUCKETS - 1 else math.inf, self._longest_ns) / 1000
         return math.nan
 
+    def histogram(self) -> list[tuple[float, int]]:
+        """(upper bound in µs, calls) of every bucket that has any, the smallest first.
+
+        Example:
+            >>> latency = Latency()
+            >>> latency.record(1000), latency.record(1000), latency.record(2**20)
+            (None, None, None)
+            >>> latency.histogram()
+            [(1.024, 2), (1048.576, 1)]
+        """
+        counts = self._counts[:]
+        return [(_above(bucket + 1) / 1000, n) for bucket, n in enumerate(counts) if n]
+
     def reset(self) -> None:
         """Forget all calls; the budget stays."""
         self._counts = array("q", bytes(8 * _N_BUCKETS))

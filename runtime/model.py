@@ -7,9 +7,11 @@ State lives in ``Stream``, never here.
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from edgeseq.errors import ModelFileError
 from edgeseq.model_file import Description, Port
@@ -17,6 +19,7 @@ from edgeseq.runtime.fast_check import FastFormError, open_fast_step
 from edgeseq.runtime.fast_step import FastStep
 from edgeseq.runtime.inputs import InputCheck
 from edgeseq.runtime.model_source import Provider, Source, check_execution, is_cpu, open_model
+from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.stream import Stream
 
 
@@ -64,6 +67,7 @@ class Model:
     """A streaming model. Made by ``load``; safe to share between threads, since it never changes."""
 
     def __init__(self, source: Source, fast: FastStep | None, not_fast: str | None) -> None:
+        self._source = source
         self._description = description = source.description
         self._ort_session = source.ort_session
         self._execution = source.execution
@@ -177,14 +181,76 @@ class Model:
         stream._restore(snapshot)
         return stream
 
+    def pool(
+        self,
+        capacity: int = 100_000,
+        *,
+        slab: int = 256,
+        idle_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        shards: int = 1,
+        budget_us: float | None = None,
+    ) -> Pool:
+        """Open a pool of up to ``capacity`` streams, whose memory grows and shrinks by ``slab`` streams.
+
+        ``Pool.expire`` closes those that nobody used for ``idle_s`` by the ``clock``. Calls are dealt to ``shards``
+        threads, and longer ones than ``budget_us`` are counted in ``Pool.latency``.
+
+        Raises:
+            ConfigError: a number is out of its range.
+
+        Example:
+            >>> import numpy as np
+            >>> pool = load("tests/data/tiny.stream.onnx").pool(100_000)
+            >>> pool.open("pump-7")
+            >>> pool.step({"pump-7": np.zeros(3, np.float32)})["pump-7"].shape
+            (2,)
+        """
+        return Pool(
+            self._source,
+            self._checks,
+            None if self._fast else self._not_fast or "the file holds no fast form",
+            capacity=capacity,
+            slab=slab,
+            idle_s=idle_s,
+            clock=clock,
+            shards=shards,
+            budget_us=budget_us,
+        )
+
+    def restore_pool(self, snapshot: bytes | bytearray | memoryview, **options: Any) -> Pool:
+        """A pool with the streams that ``Pool.snapshot`` was taken of; ``options`` are those of ``pool``.
+
+        Raises:
+            SnapshotError: the snapshot is truncated, damaged, newer, or of another model; no pool is made.
+            PoolFullError: it has more streams than the new pool's ``capacity``.
+        """
+        pool = self.pool(**options)
+        pool._restore(snapshot)
+        return pool
+
     def explain(self) -> str:
-        """Which form of the model runs, and why.
+        """Which form of the model runs, and why; and what it approximates, if it does.
 
         Example:
             >>> print(load("tests/data/tiny.stream.onnx").explain())
             single steps, and chunks of up to 2 samples, run on the fast form: 4 ring buffers hold the state; longer \
 chunks run on the step graph
         """
+        return "\n".join(filter(None, (self._explain_form(), self._explain_lookahead())))
+
+    def _explain_lookahead(self) -> str:
+        bounded = self._description.lookahead
+        if bounded is None:
+            return ""
+        n_layers = len(bounded.layers)
+        layers = "1 layer that runs" if n_layers == 1 else f"{n_layers} layers that run"
+        return (
+            f"an approximation of the offline model: {layers} backwards, in blocks of {bounded.chunk} steps, seeing "
+            f"{bounded.steps} steps behind them; outputs come up to {self.lookahead} samples after their own"
+        )
+
+    def _explain_form(self) -> str:
         if self._fast is None:
             return f"everything runs on the step graph: {self._not_fast or 'the file holds no fast form'}"
         form = self._fast.form

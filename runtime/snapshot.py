@@ -34,6 +34,7 @@ HEADER_FIELDS = {"graph_sha256", "position", "fed", "ended"}
 """Of the header of a stream's snapshot, beside the fields of the format, ``format_version`` and ``arrays``."""
 # A header has about 90 bytes for each state. numpy, of every version, takes arrays of 32 sizes.
 _LONGEST_HEADER, _MOST_SIZES, _MOST_ELEMENTS = 2**20, 32, 2**40
+_DTYPES = (*get_args(DTypeName), "uint8")  # the last for the ids of a pool's streams
 _COUNTER = "_position"  # the end of the name of a state that counts samples, int64 (1,)
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
@@ -73,7 +74,7 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dict[s
     Raises:
         SnapshotError: this is no snapshot, or one that is truncated, damaged, or of a newer format.
     """
-    data = _bytes(data)
+    data = as_bytes(data)
     if not data.startswith(_MAGIC[: len(data)]) or not data:
         raise SnapshotError(f"snapshot: expected bytes that begin with {_MAGIC!r}, got {data[:8]!r}")
     if len(data) < _BEGIN + _DIGEST_BYTES:
@@ -92,6 +93,19 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], dict[s
         arrays[part.name] = raw.astype(part.dtype).reshape(part.shape)
         position += part.n_bytes
     return header, arrays
+
+
+def check_graph(header: Mapping[str, Any], d: Description) -> None:
+    """Check that what ``unpack`` gave is of this model.
+
+    Raises:
+        SnapshotError: it is of another one.
+    """
+    if header.get("graph_sha256") != d.graph_sha256:
+        raise SnapshotError(
+            f"snapshot: of another model, expected the graph {d.graph_sha256!r}, got "
+            f"{short(header.get('graph_sha256'))}; restore it with the file that it was taken from"
+        )
 
 
 def check_layout(header: Mapping[str, Any], arrays: Mapping[str, Array], d: Description) -> None:
@@ -117,9 +131,14 @@ def check_layout(header: Mapping[str, Any], arrays: Mapping[str, Array], d: Desc
         array = arrays[name]
         right = array.dtype.name == dtype and array.shape == shape
         _check(f"its array {name!r}", (dtype, shape), (array.dtype.name, array.shape), right=right)
-    for name in (s.input for s in d.state if s.input.endswith(_COUNTER) and (s.dtype, s.shape) == ("int64", (1,))):
+    for name in counters(d):
         counted = int(arrays[name][0, 0])
         _check(f"its array {name!r}", f"as many samples as were fed, {fed}", counted, right=counted == fed)
+
+
+def counters(d: Description) -> list[str]:
+    """The states that count the samples that were fed."""
+    return [s.input for s in d.state if s.input.endswith(_COUNTER) and (s.dtype, s.shape) == ("int64", (1,))]
 
 
 def damaged(what: str) -> SnapshotError:
@@ -137,7 +156,12 @@ def short(value: object) -> str:
     return _REPR.repr(value)
 
 
-def _bytes(data: object) -> bytes:
+def as_bytes(data: object) -> bytes:
+    """``data``, if it is bytes.
+
+    Raises:
+        SnapshotError: it is something else, or cannot be read.
+    """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise SnapshotError(
             f"snapshot: expected bytes, got {type(data).__name__}; pass what Stream.snapshot or SnapshotStore.load gave"
@@ -217,8 +241,8 @@ def _part(listed: Any) -> _Part:
     name, dtype, shape = listed["name"], listed["dtype"], listed["shape"]
     if not isinstance(name, str):
         raise _HeaderError(f"its arrays: expected a text as a name, got {short(name)}")
-    if dtype not in get_args(DTypeName):
-        raise _HeaderError(f"its array {short(name)}: expected one of {get_args(DTypeName)}, got {short(dtype)}")
+    if dtype not in _DTYPES:
+        raise _HeaderError(f"its array {short(name)}: expected one of {_DTYPES}, got {short(dtype)}")
     # No size is larger than the longest array, also beside a size of 0.
     if (
         not isinstance(shape, list)

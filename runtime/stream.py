@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputError, SnapshotError, StreamEndedError
+from edgeseq.errors import InputError, StreamEndedError
 from edgeseq.model_file import NEVER, Description
 from edgeseq.runtime.due import OutputRows
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.graph_state import GraphState
 from edgeseq.runtime.guard import Guard
-from edgeseq.runtime.inputs import Array, InputCheck, by_port
+from edgeseq.runtime.inputs import Array, InputCheck, by_port, check_length
 from edgeseq.runtime.latency import Latency
-from edgeseq.runtime.snapshot import check_layout, pack, short, unpack
+from edgeseq.runtime.snapshot import check_graph, check_layout, pack, unpack
 
 
 class Stream:
@@ -179,6 +179,8 @@ class Stream:
         ``reset``. A second call returns nothing.
 
         Raises:
+            InputError: the model was streamed by a promise of the length, and so many samples break it; the stream goes
+                on as if nothing had been asked.
             StreamBusyError: another call is under way; it goes on undisturbed.
         """
         return self._guard.run(self, self._flush)
@@ -188,6 +190,7 @@ class Stream:
         if self._ended or n == 0:
             self._ended = True
             return self._returned([output.nothing() for output in self._outputs])
+        check_length(d.conditions, n, self)
         last = max(output.fed_for(n) for output in self._outputs)
         more = max(0, -(-(last - fed) // d.granule)) * d.granule
         rows = self._zeros(more)
@@ -243,11 +246,7 @@ class Stream:
         """
         d = self._description
         header, arrays = unpack(data)
-        if header.get("graph_sha256") != d.graph_sha256:
-            raise SnapshotError(
-                f"snapshot: of another model, expected the graph {d.graph_sha256!r}, got "
-                f"{short(header.get('graph_sha256'))}; restore it with the file that it was taken from"
-            )
+        check_graph(header, d)
         check_layout(header, arrays, d)
         for array, spec in zip(self._graph.sets[self._turn], d.state, strict=True):
             array[...] = arrays[spec.input]

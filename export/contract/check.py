@@ -20,7 +20,8 @@ import edgeseq
 from edgeseq.certificate import Certificate, metadata_sha256
 from edgeseq.errors import ConfigError, InputError, VerificationError
 from edgeseq.export.certify import write_certificate
-from edgeseq.export.contract.clauses import CLAUSES, Seen
+from edgeseq.export.contract.bounded import BOUNDED_CLAUSES, bounded_function
+from edgeseq.export.contract.clauses import CLAUSES, Clause, Seen
 from edgeseq.export.contract.offline_function import OfflineFunction, OfflineModel, offline_function
 from edgeseq.export.contract.pair import Pair
 from edgeseq.export.graph.vocabulary import vocabulary_of
@@ -67,13 +68,14 @@ def verify(
 
     Args:
         stream: a stream file.
-        offline: its offline file, ours or another exporter's; or a function, a Keras model for one.
+        offline: its offline file, ours or another exporter's; or a function, a Keras model for one, unless the stream
+            has a bounded lookahead.
         time_axis: of the offline model's inputs, or by an input's name, where it is not the one in the stream file.
         vocabulary: of a model of tokens, how many there are; found in the graph where it can be.
         check_inputs: sequences (T, C) of your own data, verified beside random ones; for several inputs mappings.
-        pooling_window: with which the stream was made: a pool is compared while so many rows have come, since the
-            offline model pools over all. Without it, only the number of an output's rows is, whose law is "window".
-        length_modulo: with which it was made: only lengths are tried that it promises.
+        pooling_window: of a file that does not say it itself, with which the stream was made: a pool is compared while
+            so many rows have come, since the offline model pools over all.
+        length_modulo: of a file that does not say it itself: only lengths are tried that it promises.
         write: whether the certificate is written.
 
     Raises:
@@ -92,9 +94,17 @@ def verify(
     _check_arguments(vocabulary, check_inputs)
     description = open_model(path, "stream").description
     function = offline_function(offline, description, time_axis)
-    options = Options(pooling_window, length_modulo)
-    pair = Pair(path, function, vocabulary or vocabulary_of(path), check_inputs, options)
-    seen = {name: _held(name, pair) for name in CLAUSES}
+    told = description.conditions
+    options = Options(
+        told.pooling_window if pooling_window is None else pooling_window,
+        told.length_modulo if length_modulo is None else length_modulo,
+    )
+    wanted, reference = CLAUSES, function
+    if description.lookahead is not None:
+        wanted, reference = CLAUSES | BOUNDED_CLAUSES, bounded_function(offline, function, description)
+    pair = Pair(path, reference, vocabulary or vocabulary_of(path), check_inputs, options)
+    pair.whole = function
+    seen = {name: _held(name, clause, pair) for name, clause in wanted.items()}
     notes = (*dict.fromkeys(pair.notes), *(note for each in seen.values() for note in each.notes))
     origin = description.offline
     if origin is not None and function.graph_sha256 not in (None, origin.graph_sha256):
@@ -122,9 +132,9 @@ def _check_arguments(vocabulary: Any, check_inputs: Any) -> None:
         )
 
 
-def _held(name: str, pair: Pair) -> Seen:
+def _held(name: str, clause: Clause, pair: Pair) -> Seen:
     try:
-        return CLAUSES[name](pair)
+        return clause(pair)
     except (VerificationError, InputError) as error:  # the runtime says InputError of what ONNX Runtime cannot run
         raise VerificationError(f"{pair.path.name}, clause {name!r}: {error}") from error
 

@@ -130,7 +130,7 @@ def prefix(pair: Pair) -> Seen:
     worst, count, last_only = 0.0, 0, []
     case = pair.full
     for i, (port, timing) in enumerate(zip(pair.description.outputs, pair.timings, strict=True)):
-        if timing.law == "equal":
+        if timing.by_row:
             continue
         if timing.law == "window":
             last_only.append(
@@ -228,7 +228,8 @@ def reset(pair: Pair) -> Seen:
     expected = pair.streamed(pair.model.stream("contract"), case.inputs, sizes)
     for ended in (False, True):
         stream = pair.model.stream("contract")
-        garbage = [x * np.asarray(100, x.dtype) if x.dtype.kind == "f" else x for x in pair.draw(pair.field + 5)]
+        drawn = pair.draw(pair.allowed(pair.field + 5))
+        garbage = [x * np.asarray(100, x.dtype) if x.dtype.kind == "f" else x for x in drawn]
         if ended:
             pair.streamed(stream, garbage, _filled(len(garbage[0]), [STEP, 30]))
         else:

@@ -37,6 +37,7 @@ class OfflineFunction:
     outputs: tuple[Port, ...]
     input_axes: tuple[tuple[int, int], ...]
     output_axes: dict[str, int] = field(default_factory=dict)  # found while it is run
+    longest_layer: Callable[[Inputs], int] | None = None  # of a bounded lookahead: the most rows that a layer has
 
     def run(self, inputs: Inputs) -> Inputs:
         """Shapes: (T, C) for each input to (R, K), or (K,), for each output.
@@ -59,7 +60,7 @@ class OfflineFunction:
         return given
 
     def _by_rows(self, port: Port, y: Array, where: str) -> Array:
-        pooled = port.timing is not None and port.timing.law != "equal"
+        pooled = port.timing is not None and not port.timing.by_row
         ranks = [len(port.shape) + n for n in ((1, 2) if pooled else (2,))]  # a pool may keep its axis
         if y.ndim not in ranks:
             raise VerificationError(
@@ -80,7 +81,7 @@ class OfflineFunction:
             assert port.timing is not None
             counts = [port.timing.count_rows(len(xs[0])) for xs in (shorter, longer)]
             grown = [axis for axis in range(few.ndim) if few.shape[axis] != many.shape[axis]]
-            if port.timing.law == "equal" and few.ndim == len(port.shape) + 2 and counts[0] != counts[1]:
+            if port.timing.by_row and few.ndim == len(port.shape) + 2 and counts[0] != counts[1]:
                 if len(grown) != 1:
                     raise VerificationError(
                         f"offline model {self.name!r}, output {port.name!r}: of {len(shorter[0])} samples it is "

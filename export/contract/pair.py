@@ -23,7 +23,7 @@ from edgeseq.errors import ConfigError, VerificationError
 from edgeseq.export.comparison import channels, compare, nudged, scale_of, tolerance_of
 from edgeseq.export.contract.offline_function import OfflineFunction
 from edgeseq.export.reasons import reason
-from edgeseq.export.sequences import SEED, Array, Inputs, random
+from edgeseq.export.sequences import SEED, Array, Inputs, random, with_gaps
 from edgeseq.export.streaming.step_model import Options
 from edgeseq.model_file import NEVER, Description, Port, Timing
 from edgeseq.runtime.inputs import InputCheck
@@ -35,6 +35,8 @@ LONGEST = 3000
 """Samples of the longest sequence, however large the receptive field: what bounds the work."""
 
 _LONG = 200  # samples at least: a recurrent model has no receptive field that would tell
+
+_GAPPED = 30  # samples at least of the sequence with gaps
 
 NO_OPTIONS = Options()
 
@@ -66,6 +68,7 @@ class Pair:
         self, path: Path, offline: OfflineFunction, vocabulary: int, own: Sequence[Any], options: Options = NO_OPTIONS
     ) -> None:
         self.path, self.offline, self.vocabulary, self.options = path, offline, vocabulary, options
+        self.whole = offline  # the offline model itself, where ``offline`` is a reference that sees less of the future
         self.model = runtime.load(path)
         self.description: Description
         source = open_model(path, "stream")
@@ -134,11 +137,18 @@ class Pair:
         drawn = [self.draw(n) for n in sorted({self.allowed(max(1, n)) for n in lengths}) if n <= self.longest]
         self._learn_axes()
         runs = [(inputs, self.expected(inputs)) for inputs in [*drawn, *self._own]]
+        runs += self._masked_in_part()
         of_full = [expected for _, expected in runs if expected is not None]
         self.scales = [
             scale_of([ys[i][None] for ys in of_full], port) for i, port in enumerate(self.description.outputs)
         ]
         return [Case(inputs, expected, self._tolerances(inputs, expected)) for inputs, expected in runs]
+
+    def _masked_in_part(self) -> list[tuple[Inputs, list[Array]]]:
+        """A sequence with samples left out, where the offline model has numbers for it."""
+        inputs = with_gaps(self.draw(self.allowed(self.shortest + 2 * self.description.granule + _GAPPED)))
+        expected = self.expected(inputs)
+        return [] if expected is None or not all(np.isfinite(y).all() for y in expected) else [(inputs, expected)]
 
     def _learn_axes(self) -> None:
         longer = self.draw(self.longest + 2 * max(t.hop[0] for t in self.timings))
@@ -159,7 +169,7 @@ class Pair:
                     raise
                 self.notes.append(f"not compared at {n} samples, since the offline model cannot run them: {error}")
                 return None
-        n_rows = [timing.count_rows(n) if timing.law == "equal" else 1 for timing in self.timings]
+        n_rows = [timing.count_rows(n) if timing.by_row else 1 for timing in self.timings]
         return None if any(n_rows) else [np.zeros((0, *p.shape), p.dtype) for p in self.description.outputs]
 
     def _tolerances(self, inputs: Inputs, expected: list[Array] | None) -> list[Array]:
@@ -190,10 +200,10 @@ class Pair:
             if len(got[i]) != n_rows:
                 raise VerificationError(f"{where}: expected {n_rows} rows, got {len(got[i])}")
             if case.expected is not None and self.pools_all(timing, case.n):
-                if n_rows == 0 and timing.law != "equal":
+                if n_rows == 0 and not timing.by_row:
                     raise VerificationError(f"{where}: the offline model has an output, the stream has no row")
-                rows = got[i] if timing.law == "equal" else got[i][-1]
-                at = where if timing.law == "equal" else f"{where}, the last row"
+                rows = got[i] if timing.by_row else got[i][-1]
+                at = where if timing.by_row else f"{where}, the last row"
                 worst = max(worst, self.differs(i, case, case.expected[i], rows, at))
         return worst
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.fast.rings import Buffer, FunctionGraph
-from edgeseq.export.graph.cleanup import ELEMENTWISE
 from edgeseq.export.graph.edit import constant, permutation
+from edgeseq.export.graph.elementwise import ELEMENTWISE
 
 _WIDEST_POOL = 32  # rows: beyond, one operator on a copied history is faster than so many inputs
 

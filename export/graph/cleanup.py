@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from edgeseq.export.graph.edit import cancel, constant, initializer, insert_after, permutation, replace
+from edgeseq.export.graph.elementwise import ELEMENTWISE
 from edgeseq.export.graph.folding import (
     fold_crop,
     fold_into_conv,
@@ -24,13 +25,6 @@ from edgeseq.export.graph.folding import (
 )
 
 Rule = Callable[[ir.Node], bool]
-
-UNARY = {"Relu", "Tanh", "Sigmoid", "Elu", "Selu", "LeakyRelu", "Softplus", "Softsign", "Erf", "Exp", "Neg", "Abs"}
-UNARY |= {"HardSigmoid", "HardSwish", "Sqrt", "Reciprocal", "Identity", "Cast", "Clip", "Gelu", "Mish", "Celu"}
-UNARY |= {"Log", "Not", "Sign", "ThresholdedRelu", "Shrink"}
-BINARY = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Pow", "And", "Or"}
-BINARY |= {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"}
-ELEMENTWISE = UNARY | BINARY | {"Where"}
 
 
 def clean_up(model: ir.Model) -> None:

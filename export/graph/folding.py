@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgeseq.export.graph.edit import (
     constant,
     either_way,
+    has_one_reader,
     initializer,
     insert_after,
     permutation,
@@ -20,6 +21,7 @@ from edgeseq.export.graph.edit import (
     put_instead,
     replace,
 )
+from edgeseq.export.graph.elementwise import BINARY, UNARY
 
 
 def fold_into_conv(node: ir.Node) -> bool:
@@ -181,24 +183,59 @@ def fold_pad(node: ir.Node) -> bool:
 
 
 def fold_crop(node: ir.Node) -> bool:
-    """A Conv with padding whose padded end, or start, is cut off again is a Conv with less padding.
+    """A Conv or pool with padding whose padded end, or start, is cut off again is one with less padding.
 
-    Many causal models in PyTorch are written so; without this rule each such layer would wait for steps that it then
-    throws away.
+    Many causal models in PyTorch are written so, also with an activation before the cut; without this rule each such
+    layer would put zeros in the place of rows that it then throws away.
     """
-    conv = producer(node.inputs[0], "Conv") if node.op_type == "Slice" and node.graph is not None else None
-    if conv is None or conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+    window = _padded_before(node) if node.op_type == "Slice" and node.graph is not None else None
+    if window is None or window.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return False
-    pads = conv.attributes.get_ints("pads", [])
+    pads = window.attributes.get_ints("pads", [])
     cuts = [constant(value) for value in node.inputs[1:]]
-    if len(pads) != 2 or list(conv.attributes.get_ints("strides", [1])) != [1] or len(cuts) < 3:
+    if len(pads) != 2 or list(window.attributes.get_ints("strides", [1])) != [1] or len(cuts) < 3:
         return False
-    if any(cut is None or cut.size != 1 for cut in cuts):
+    if any(cut is None or cut.size != 1 for cut in cuts) or window.attributes.get_int("ceil_mode", 0) != 0:
         return False
     start, end, axis, step = (int(cut.item()) for cut in [*cuts, np.array([1])][:4] if cut is not None)
     end = 0 if end >= np.iinfo(np.int32).max else end
     if axis not in (2, -1) or step != 1 or start < 0 or end > 0 or start > pads[0] or -end > pads[1]:
         return False
-    attributes = {**conv.attributes, "pads": ir.AttrInt64s("pads", [pads[0] - start, pads[1] + end])}
-    put_instead(node, [ir.node("Conv", conv.inputs, attributes=attributes, name=conv.name)])
+    attributes = {**window.attributes, "pads": ir.AttrInt64s("pads", [pads[0] - start, pads[1] + end])}
+    if node.inputs[0] is not window.outputs[0]:
+        for value in _values_between(window, node):
+            value.shape = None
+        replace(node.outputs[0], node.inputs[0])  # type: ignore[arg-type]
+        node = window
+    put_instead(node, [ir.node(window.op_type, window.inputs, attributes=attributes, name=window.name)])
     return True
+
+
+_PADDED = {"Conv", "MaxPool", "AveragePool"}
+
+
+def _padded_before(cut: ir.Node) -> ir.Node | None:
+    """The node with padding whose rows the cut has, each changed on its own in between, if nothing else reads them."""
+    value = cut.inputs[0]
+    while has_one_reader(value) and value is not None and (node := value.producer()) is not None:
+        if node.op_type in _PADDED:
+            return node if len(node.outputs) == 1 else None
+        moving = [v for v in node.inputs if v is not None and constant(v) is None]
+        fixed = [c for v in node.inputs if (c := constant(v)) is not None]
+        if node.op_type not in UNARY | BINARY | {"PRelu"} or len(moving) != 1:
+            return None
+        if any(c.ndim > 3 or (c.ndim and c.shape[-1] != 1) for c in fixed):
+            return None
+        value = moving[0]
+    return None
+
+
+def _values_between(window: ir.Node, cut: ir.Node) -> list[ir.Value]:
+    """What stands between the two, their own outputs included."""
+    found, value = [cut.outputs[0]], cut.inputs[0]
+    while value is not None and value is not window.outputs[0]:
+        found.append(value)
+        producer = value.producer()
+        assert producer is not None
+        value = next(v for v in producer.inputs if v is not None and constant(v) is None)
+    return [*found, window.outputs[0]]

@@ -3,12 +3,14 @@
 PyTorch's exporters ask tensors for their sizes all over a graph: to reshape, to slice, to make zeros for an initial
 state. ``settle_sizes`` runs the graph at a few batch sizes and lengths and looks at what came of each such value. What
 is the same in all of them becomes a constant; what differs becomes a constant where its reader's rule here can say the
-same without it (-1 or 0 in the shape of a Reshape, an end counted from the end, no initial state for one of zeros). The
-rest stays as it is, for the walk to refuse. Names and sizes that the file gives to inner tensors are not believed.
+same without it (-1, 0 or the batch size in the shape of a Reshape, an end counted from the end, no initial state for
+one of zeros). The rest stays as it is, for the walk to refuse. Names and sizes that the file gives to inner tensors are
+not believed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +21,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgeseq.errors import NotStreamableError
-from edgeseq.export.graph.cleanup import BINARY
 from edgeseq.export.graph.edit import constant, initializer
+from edgeseq.export.graph.elementwise import BINARY
 from edgeseq.export.streaming.step_graph import END
 
 Array = np.ndarray[Any, Any]
 
 _LENGTHS = (61, 509, 8191)  # the shortest at which every window of the model fits
+_MOST_RUNS = 300
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -35,10 +38,13 @@ class _Seen:
 
     values: dict[str, Array]
     sizes: dict[str, tuple[int, ...]]
+    batch: int
 
 
-def settle_sizes(model: ir.Model) -> None:
+def settle_sizes(model: ir.Model, length_modulo: tuple[int, int] | None = None) -> None:
     """Replace, in place, what is computed from sizes and constants alone.
+
+    Lengths are those that ``length_modulo``, (modulus, remainder), allows, or any.
 
     Raises:
         NotStreamableError: the model does not run at other lengths than the one it was exported with.
@@ -46,7 +52,7 @@ def settle_sizes(model: ir.Model) -> None:
     reads = list(_reads(model.graph))
     if not reads:
         return
-    runs = _run(model, reads)
+    runs = _run(model, reads, length_modulo or (1, 0))
     for node, index, value in reads:
         seen = [run.values[str(value.name)] for run in runs]
         if all(np.array_equal(each, seen[0]) for each in seen):
@@ -55,7 +61,7 @@ def settle_sizes(model: ir.Model) -> None:
         sizes = [_of(node, run) for run in runs]
         rule = _RULES.get(node.op_type)
         if rule is not None:
-            rule(_Read(node, index, seen, sizes))
+            rule(_Read(node, index, seen, sizes, [run.batch for run in runs]))
 
 
 def _of(node: ir.Node, run: _Seen) -> list[tuple[int, ...]]:
@@ -72,6 +78,7 @@ class _Read:
     index: int
     seen: Sequence[Array]
     sizes: Sequence[list[tuple[int, ...]]]
+    batches: Sequence[int]
 
     def becomes(self, array: Array | Sequence[int]) -> None:
         """Let the node read a constant instead."""
@@ -79,6 +86,23 @@ class _Read:
         given = np.asarray(array) if isinstance(array, np.ndarray) else np.array(array, np.int64)
         value = _constant(self._graph, given, self.node.inputs[self.index])
         self.node.replace_input_with(self.index, value)
+
+    def takes_batch_size(self, place: int) -> None:
+        """Let the constant that the node reads have, at this place, the batch size of the graph's first input."""
+        graph, known = self._graph, constant(self.node.inputs[self.index])
+        assert known is not None
+        shape = ir.node("Shape", [graph.inputs[0]], attributes={"start": 0, "end": 1})
+        ends = [
+            initializer(graph, part, f"{self.node.name}_sizes")
+            for part in (known[:place], known[place + 1 :])
+            if part.size
+        ]
+        ends.insert(1 if place else 0, shape.outputs[0])
+        sizes = ir.node("Concat", ends, attributes={"axis": 0})
+        for each in (shape, sizes):
+            each.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        graph.insert_before(self.node, [shape, sizes])
+        self.node.replace_input_with(self.index, sizes.outputs[0])
 
     @property
     def _graph(self) -> ir.Graph:
@@ -117,8 +141,10 @@ def _works_on(node: ir.Node, content: set[ir.Value | None]) -> bool:
     return nested or node.op_type in _RANDOM or any(value in content for value in node.inputs)
 
 
-def _run(model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]]) -> list[_Seen]:
-    """Run the model at two batch sizes and several lengths, of different remainders."""
+def _run(
+    model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]], length_modulo: tuple[int, int]
+) -> list[_Seen]:
+    """Run the model at several batch sizes and lengths, of different remainders where these are not promised."""
     values = {str(value.name) for _, _, value in reads}
     sized = {str(v.name) for node, _, _ in reads for v in (*node.inputs, node.outputs[0]) if v is not None} - values
     proto = ir.to_proto(model)
@@ -137,18 +163,42 @@ def _run(model: ir.Model, reads: Sequence[tuple[ir.Node, int, ir.Value]]) -> lis
     except Exception as error:
         raise NotStreamableError(f"ONNX Runtime does not open the model: {_short(error)}") from error
     for shortest in _LENGTHS:
-        points = [(2, shortest), (3, shortest + 1), (2, shortest + 2), (3, shortest + 3), (2, 2 * shortest + 5)]
+        points = _points(model.graph, shortest, length_modulo)
         try:
             outputs = [session.run(names, _zeros(model.graph, *point)) for point in points]
         except Exception as error:  # ONNX Runtime's errors have no common base
             failed = error
             continue
         runs = [dict(zip(names, map(np.asarray, output), strict=True)) for output in outputs]
-        return [_Seen({n: run[n] for n in values}, {n: run[n].shape for n in names}) for run in runs]
+        return [
+            _Seen({n: run[n] for n in values}, {n: run[n].shape for n in names}, batch)
+            for run, (batch, _) in zip(runs, points, strict=True)
+        ]
     raise NotStreamableError(
         f"the model does not run at other lengths or batch sizes than those it was exported with: {_short(failed)}; "
         "export it with batch and time dynamic (dynamic_shapes, dynamic_axes), and see that no size in it is frozen"
     ) from failed
+
+
+def _points(graph: ir.Graph, shortest: int, length_modulo: tuple[int, int]) -> list[tuple[int, int]]:
+    """Batch sizes and lengths; every remainder that a size is divided by in the graph comes up."""
+    modulus, remainder = length_modulo
+    first = shortest + (remainder - shortest) % modulus
+    runs = min(_MOST_RUNS, max(4, _period(graph)))
+    lengths = [first + i * modulus for i in range(runs)]
+    batches = [(2, 3, 3, 2)[i % 4] for i in range(runs)]
+    return [*zip(batches, lengths, strict=True), (4, first + (first // modulus + 5) * modulus)]
+
+
+def _period(graph: ir.Graph) -> int:
+    """Lengths that differ by this give the same remainders."""
+    period = 1
+    for node in graph:
+        divisor = constant(node.inputs[1]) if node.op_type in ("Mod", "Div") else None
+        if divisor is not None and divisor.dtype.kind == "i" and divisor.size == 1:
+            period = math.lcm(period, abs(int(divisor.item())) or 1)
+    strides = [node.attributes.get_ints("strides", [1]) for node in graph]
+    return period * math.prod(n for each in strides for n in each) if period > 1 else 1
 
 
 def _short(error: Exception) -> str:
@@ -170,20 +220,24 @@ def _zeros(graph: ir.Graph, batch: int, length: int) -> dict[str, Array]:
 
 
 def _reshape(read: _Read) -> None:
-    """Sizes that are those of the input at the same axis become 0, one other becomes -1."""
+    """Sizes that are those of the input at the same axis become 0, one other -1, and one more may be the batch size."""
     if read.index != 1 or len({each.shape for each in read.seen}) > 1:
         return
     target: list[int] = []
+    batch: list[int] = []
     for axis, column in enumerate(zip(*(each.tolist() for each in read.seen), strict=True)):
         if all(n == column[0] != 0 for n in column):
             target.append(column[0])
         elif all(axis < len(s[0]) and n == s[0][axis] for n, s in zip(column, read.sizes, strict=True)):
             target.append(0)
         else:
+            batch += [axis] if list(column) == list(read.batches) else []
             target.append(-1)
-    if target.count(-1) < 2:
+    if target.count(-1) < 2 or (target.count(-1) == 2 and len(batch) == 1):
         read.node.attributes.pop("allowzero", None)
         read.becomes(target)
+    if target.count(-1) == 2 and len(batch) == 1:
+        read.takes_batch_size(batch[0])
 
 
 def _expand(read: _Read) -> None:

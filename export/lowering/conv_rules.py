@@ -46,20 +46,21 @@ def _separable_conv1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
 
 @register_lowering(L.Conv1DTranspose, why="native ConvTranspose with explicit padding")
 def _conv1d_transpose(native: NativeOps, layer: Any, inputs: Any) -> Any:
-    # TensorFlow asks for the length of the output and derives the padding; ONNX takes the padding.
+    # TensorFlow asks for the length of the output and derives the padding; ONNX takes the padding. Both leave out, or
+    # add, the same number of steps of the full result at every length.
     (size,), (stride,), (dilation,) = layer.kernel_size, layer.strides, layer.dilation_rate
-    reach = (size - 1) * dilation + 1
-    if layer.output_padding is not None:
-        return NotImplemented
+    time = 1 if layer.data_format == "channels_last" else 2
+    example = [1, *inputs.shape[1:]]
+    example[time] = 1000
+    crop = 999 * stride + (size - 1) * dilation + 1 - layer.compute_output_shape(tuple(example))[time]
     kernel = weight(layer, "kernel").transpose(2, 1, 0)
     bias = weight(layer, "bias") if layer.use_bias else np.zeros(layer.filters, np.float32)
-    crop = max(reach - stride, 0) if layer.padding == "same" else 0
     attributes = {
         "kernel_shape": [size],
         "strides": [stride],
         "dilations": [dilation],
-        "pads": [crop // 2, crop - crop // 2],
-        "output_padding": [max(stride - reach, 0)],
+        "pads": [max(crop, 0) // 2, max(crop, 0) - max(crop, 0) // 2],
+        "output_padding": [max(-crop, 0)],
     }
 
     def emit(onnx: Emitter, x: str) -> str:
@@ -87,8 +88,10 @@ def _pooling1d(native: NativeOps, layer: Any, inputs: Any) -> Any:
     def average(onnx: Emitter, x: str) -> str:
         if not by_length:
             return onnx.op("AveragePool", x, **attributes)
-        like_one = onnx.op("Concat", onnx.integers(1, 1), onnx.op("Shape", x, start=2), axis=0)
-        there = onnx.op("Expand", onnx.constant(np.ones(1, np.float32)), like_one)
+        one = onnx.constant(np.array(1, np.float32))
+        there = onnx.op(
+            "Max", onnx.op("Min", x, one), one
+        )  # a one for each step, which streams where a tensor made of sizes does not
         padded = (_padded_by_length(onnx, each, size - 1, stride) for each in (x, there))
         return onnx.op("Div", *(onnx.op("AveragePool", each, **attributes) for each in padded))
 

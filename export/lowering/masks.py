@@ -57,6 +57,14 @@ def zeros_unless_any(mask: Any, last: Any) -> Any:
     return tf.where(tf.reduce_any(mask, axis=1, keepdims=True), last, 0.0)
 
 
+def initial_unless_any(mask: Any, last: list[Any], initial: list[Any]) -> list[Any]:
+    """The last states (B, U), the initial ones for a sequence that is masked throughout; ONNX Runtime gives zeros."""
+    if mask is None or not initial:
+        return last
+    some = tf.reduce_any(mask, axis=1, keepdims=True)
+    return [tf.where(some, each, given) for each, given in zip(last, initial, strict=False)]
+
+
 def _ones(mask: Any) -> Any:
     return tf.cast(mask, tf.int32)
 

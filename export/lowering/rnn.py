@@ -86,7 +86,8 @@ def _run_cell(native: NativeOps, layer: Any, cell: Any, x: Any, *, mask: Any, st
         return [sequence, *(onnx.op("Squeeze", s, onnx.integers(0)) for s in last)]
 
     direction = "reverse" if layer.go_backwards else "forward"
-    return _run(native, layer, {direction: cell}, x, mask=mask, states=states, shapes=shapes, finish=finish)
+    y, *ends = _run(native, layer, {direction: cell}, x, mask=mask, states=states, shapes=shapes, finish=finish)
+    return [y, *masks.initial_unless_any(mask, ends, states)]
 
 
 def _output(native: NativeOps, layer: Any, y: Any, last: Any, *, mask: Any, fresh: bool) -> Any:
@@ -142,6 +143,7 @@ def both_directions(native: NativeOps, layer: Any, x: Any, initial_state: Any, m
             outputs[i] = masks.spread(native, outputs[i], mask, zeros=True)
         elif states:
             outputs[i] = masks.zeros_unless_any(mask, outputs[i])
+    outputs[n_outputs:] = masks.initial_unless_any(mask, outputs[n_outputs:], states)
     return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant, permutation
+from edgeseq.export.streaming.held import first_step
+from edgeseq.export.streaming.merging import parted
 from edgeseq.export.streaming.registry import REARRANGE, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse, then
 
@@ -31,6 +33,19 @@ def time_second(step: StepGraph, x: Timed) -> Timed:
     moved = replace(x, value=step.op("Transpose", x.value, perm=order), batch=0, axis=1)
     step.copies_sizes(x.value, moved.value)
     return moved
+
+
+def as_gone(step: StepGraph, x: Timed) -> Timed:
+    """``x``, of one step offline, as a value for the whole sequence with an axis of one number where time was."""
+    if x.offline is not TimeAxis.LAST:
+        return x
+    at = x.axis + 1
+    sizes = list(step.sizes(x))
+    sizes.insert(x.axis - (x.batch < x.axis), 1)
+    y = step.op("Unsqueeze", x.value, step.constant([at]))
+    step.knows_sizes(y, sizes)
+    step.knows_dtype(y, step.dtype(x.value))
+    return replace(x, value=y, batch=x.batch + (x.batch >= at), offline=TimeAxis.GONE)
 
 
 def last_step(node: ir.Node, x: Timed, offline: TimeAxis) -> Timed:
@@ -118,9 +133,14 @@ def _gather(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     if at == x.batch:
         raise refuse(node, "it selects sequences of a batch", REARRANGE)
     if at == x.axis:
+        gone = TimeAxis.LAST if indices.ndim else TimeAxis.GONE
+        if x.offline is TimeAxis.LAST and indices.ravel().tolist() in ([0], [-1]):  # the one step that there is
+            return [replace(x, offline=gone)]
+        if indices.ravel().tolist() == [0]:
+            return [first_step(step, node, x, gone)]
         if indices.ravel().tolist() != [-1]:
             raise refuse(node, "it takes steps at fixed places", "select the last step, or every step")
-        return [last_step(node, x, TimeAxis.LAST if indices.ndim else TimeAxis.GONE)]
+        return [last_step(node, x, gone)]
     y = step.copy(node, values(arguments), axis=at)[0]
     batch, axis = x.without([] if indices.ndim else [at])
     return [replace(x, value=y, axis=axis, batch=batch)]
@@ -147,24 +167,49 @@ def _expand(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
 
 @streams("Reshape", "Flatten")
 def _reshape(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    x = first(node, arguments)
-    others = iter(step.sizes(x))
-    before = [_TIME if axis == x.axis else _BATCH if axis == x.batch else next(others) for axis in range(_rank(x))]
+    x = first(node, [arguments[0]])
+    before = _before(step, x)
     after = _target(node, before, x)
     if after is None:
         raise refuse(node, "it rearranges time together with other axes", REARRANGE)
     if x.offline is not TimeAxis.FULL:
         return [_reshape_gone(step, node, x, after)]
+    if _BATCH * _TIME in after:
+        return [_reshape_merged(step, node, x, before, after)]
+    if x.merged:
+        x = parted(step, x)
+        before = _before(step, x)
+    if after == before:
+        return [x]
     batch, time = _place(before, x.batch, after), _place(before, x.axis, after)
-    if batch is None or time is None or after[batch] != _BATCH:
+    if batch is None or time is None or batch == time or after[batch] != _BATCH:
         raise refuse(node, "it rearranges time together with other axes", REARRANGE)
     times = after[time] // _TIME
     after[batch] = 0 if batch == x.batch else -1
     after[time] = 0 if (time, times) == (x.axis, 1) else -1
+    shape = step.constant(after)
     if after.count(-1) > 1:
+        ends = [[step.constant(part)] if part else [] for part in (after[:batch], after[batch + 1 :])]
+        shape = step.op("Concat", *ends[0], step.batch_size(), *ends[1], axis=0)
+    return [repeated(replace(x, value=step.op("Reshape", x.value, shape), batch=batch, axis=time), times)]
+
+
+def _reshape_merged(step: StepGraph, node: ir.Node, x: Timed, before: list[int], after: list[int]) -> Timed:
+    """Where batch and time become one axis, or are one and stay it."""
+    at, start = after.index(_BATCH * _TIME), min(x.axes)
+    side_by_side = x.merged or abs(x.batch - x.axis) == 1
+    if not side_by_side or math.prod(before[:start]) != math.prod(after[:at]):
         raise refuse(node, "it rearranges time together with other axes", REARRANGE)
-    y = step.op("Reshape", x.value, step.constant(after))
-    return [repeated(replace(x, value=y, batch=batch, axis=time), times)]
+    y = step.op("Reshape", x.value, step.constant([*after[:at], -1, *after[at + 1 :]]))
+    return replace(x, value=y, batch=at, axis=at, time_major=x.time_major if x.merged else x.axis < x.batch)
+
+
+def _before(step: StepGraph, x: Timed) -> list[int]:
+    """The sizes of the step tensor, with ``_BATCH`` and ``_TIME`` for those two."""
+    sizes = list(step.sizes(x))
+    for axis, size in sorted({x.axis: _TIME, x.batch: _BATCH}.items()):
+        sizes.insert(axis, _BATCH * _TIME if x.merged else size)
+    return sizes
 
 
 def _reshape_gone(step: StepGraph, node: ir.Node, x: Timed, after: list[int]) -> Timed:
@@ -177,10 +222,6 @@ def _reshape_gone(step: StepGraph, node: ir.Node, x: Timed, after: list[int]) ->
     return replace(x, value=step.op("Reshape", x.value, step.constant([0, 0, *after[1:]])))
 
 
-def _rank(x: Timed) -> int:
-    return x.rank + x.gone
-
-
 def _target(node: ir.Node, before: list[int], x: Timed) -> list[int] | None:
     """The sizes of the offline result, with ``_BATCH`` and ``_TIME`` for those two; None if they are not constant."""
     if x.gone:
@@ -191,15 +232,35 @@ def _target(node: ir.Node, before: list[int], x: Timed) -> list[int] | None:
         axis = node.attributes.get_int("axis", 1)
         axis = axis + len(before) if axis < 0 else axis
         return [math.prod(before[:axis]), math.prod(before[axis:])]
-    wanted = constant(node.inputs[1])
+    wanted = _asked(node.inputs[1])
     if wanted is None:
         return None
     copies = not node.attributes.get_int("allowzero", 0)
-    sizes = [before[axis] if n == 0 and copies else int(n) for axis, n in enumerate(wanted.tolist())]
+    sizes = [before[axis] if n == 0 and copies else n for axis, n in enumerate(wanted)]
     rest = math.prod(n for n in sizes if n != -1)
     if rest == 0 or math.prod(before) % rest:
         return None
     return [math.prod(before) // rest if n == -1 else n for n in sizes]
+
+
+def _asked(value: ir.Value | None) -> list[int] | None:
+    """The sizes that a Reshape asks for: constant but for the batch size, the first size of an input of the graph."""
+    fixed, producer = constant(value), None if value is None else value.producer()
+    if fixed is not None:
+        return [int(n) for n in fixed.ravel()]
+    if producer is not None and producer.op_type == "Concat":
+        parts = [_asked(part) for part in producer.inputs]
+        return None if None in parts else [n for part in parts if part is not None for n in part]
+    if producer is not None and is_batch_size(producer):
+        return [_BATCH]
+    return None
+
+
+def is_batch_size(node: ir.Node) -> bool:
+    """Whether it asks an input of the graph, (batch, time, ...), for its first size alone."""
+    source = node.inputs[0] if node.op_type == "Shape" else None
+    ends = node.attributes.get_int("start", 0), node.attributes.get_int("end", -1)
+    return source is not None and source.is_graph_input() and ends == (0, 1)
 
 
 def _place(before: list[int], axis: int, after: list[int]) -> int | None:

@@ -14,8 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.export.graph.edit import constant
+from edgeseq.export.streaming.held import initial_states, started_from
+from edgeseq.export.streaming.lookahead import both_halves, check_turned, is_turned
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, first, streams, values
 from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
+from edgeseq.export.streaming.turning import batch_first, turned
 from edgeseq.export.streaming.windows import late
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -23,30 +26,39 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 @streams("LSTM", "GRU", "RNN")
 def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed | None]:
-    x = first(node, arguments)
-    if node.attributes.get_string("direction", "forward") != "forward" or x.backwards:
-        raise refuse(
-            node, "its backward half starts at the end of the sequence", "train a causal model, or run offline"
-        )
+    x = first(node, arguments[:5])
+    if is_turned(node, x):
+        check_turned(step, node)
     if len(arguments) > 4 and arguments[4] is not None:
         raise refuse(node, "it has a mask", "export without mask_zero and Masking")
-    if any(a is not None and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
+    if any(isinstance(a, ir.Value) and not _is_zero(v) for a, v in zip(arguments[5:], node.inputs[5:], strict=True)):
         raise refuse(node, "it has an initial state", "export without initial_state")
+    given = initial_states(node, arguments[5:], x)
+    if given and is_turned(node, x):
+        raise refuse(node, "it runs backwards and has an initial state", "export without initial_state")
     if x.axes != (1, 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it does not run over the time axis", REARRANGE)
+    bounded = step.plan.lookahead is not None and x.delay and not given and not is_read(node.outputs[1:])
+    if is_turned(node, x) or bounded:
+        return [both_halves(step, node, x)]
     # A call has rows from before the sequence, or of it, never both: those before leave the state as it is.
+    x = late(step, x, max([0, *(state.delay - x.delay for state in given)]))
     x = late(step, x, -x.delay % step.rows_a_granule(x.hop))
     kind = node.op_type.lower()
     units = node.attributes.get_int("hidden_size")
     states = [step.state(f"{kind}_{part}", (units,)) for part in (("h", "c") if kind == "lstm" else ("h",))]
     lead = step.constant([0])
-    initial = [step.op("Unsqueeze", state, lead) for state in states]
+    before = list(states)
+    for i, state in enumerate(arguments[5:7]):
+        if isinstance(state, Timed):
+            before[i] = started_from(step, states[i], state, x)
+    initial = [step.op("Unsqueeze", state, lead) for state in before]
     inputs = [x.value, *values(arguments)[1:4], *[None] * (4 - len(arguments))][:4]
     every = replace(x, batch=2, past=None, blank=False)
     last_steps: Sequence[ir.Value]  # the rows of h, and those of c where something reads it
     last: Sequence[ir.Value]
-    if kind == "lstm" and _is_read(node.outputs[2:]):
-        y, last_steps, last = _cell_by_cell(step, node, inputs, states)
+    if kind == "lstm" and is_read(node.outputs[2:]):
+        y, last_steps, last = _cell_by_cell(step, node, inputs, before)
     else:
         y, *kept = step.ops(node.op_type, 1 + len(states), *inputs, None, *initial, **node.attributes)
         last_steps, last = [y], [step.op("Squeeze", each, lead) for each in kept]
@@ -59,7 +71,8 @@ def _recurrent(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     return [replace(every, value=y), *(replace(every, value=v, offline=TimeAxis.GONE) for v in last_steps)]
 
 
-def _is_read(outputs: Sequence[ir.Value]) -> bool:
+def is_read(outputs: Sequence[ir.Value]) -> bool:
+    """Whether anything reads one of these values of the offline graph."""
     return any(value.is_graph_output() or list(value.uses()) for value in outputs)
 
 
@@ -77,7 +90,7 @@ def _cell_by_cell(
     given = [ir.node("Identity", each.outputs) for each in after]
     results = [each.outputs[0] for each in (*after, *given)]
     assert x is not None
-    last, rows = _scan(
+    last, rows = scan(
         step, 0, states, [x], inputs=[*before, row], body=[*lifted, cell, *after, *given], results=results
     )
     every = [step.op("Unsqueeze", value, step.constant([1])) for value in rows]
@@ -90,12 +103,11 @@ def _is_zero(value: ir.Value | None) -> bool:
 
 
 _COUNTS = "it counts over the whole sequence, as a mask does"
-_MAKE_CAUSAL = "make the model causal (without mask_zero and Masking), or run it offline"
+_MAKE_CAUSAL = "make the model causal, or run it offline"
 _NEEDS = {
     "Shape": "it asks for the length of the sequence, which a stream does not know",
     "Size": "it asks for the length of the sequence, which a stream does not know",
     "ReverseSequence": "it reverses each sequence by its own length, so the first output needs the last sample",
-    "TopK": "it sorts the whole sequence, as a mask does",
     "InstanceNormalization": "it normalises over the whole sequence",
     "GroupNormalization": "it normalises over the whole sequence",
 }
@@ -112,14 +124,15 @@ def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) ->
     x, axis = first(node, arguments), constant(node.inputs[1])
     if node.inputs[0].dtype is not ir.DataType.FLOAT:  # type: ignore[union-attr]
         raise refuse(node, _COUNTS, _MAKE_CAUSAL)
-    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == 0 or x.axis == 0:
-        raise refuse(node, "only a sum along an axis that is known, and behind the batch, streams", REARRANGE)
+    if axis is None or x.offline is not TimeAxis.FULL or x.lift(int(axis)) == x.batch:
+        raise refuse(node, "only a sum along an axis that is known, and not along the batch, streams", REARRANGE)
     if x.lift(int(axis)) != x.axis:
         return [replace(x, value=step.copy(node, values(arguments))[0])]
     if x.backwards or node.attributes.get_int("reverse", 0) != 0:
         raise refuse(node, "it sums from the end of the sequence", "sum from the start")
     if x.delay and not x.blank:
         x = replace(x, value=step.masked(x, step.scalar(0.0, np.float32)))
+    x, back = batch_first(step, x)
     sizes, at = step.sizes(x), x.axis - 1
     # The sum so far stands before the chunk: the additions of the offline run, in its order, to the last bit.
     total = step.state("cumsum", [*sizes[:at], 1, *sizes[at:]])
@@ -127,7 +140,7 @@ def _running_total(step: StepGraph, node: ir.Node, arguments: list[Argument]) ->
     step.carry(total, step.slice(sums, x.axis, -1))
     exclusive = node.attributes.get_int("exclusive", 0)
     y = step.slice(sums, x.axis, 0, -1) if exclusive else step.slice(sums, x.axis, 1)
-    return [replace(x, value=y, past=None, blank=False)]
+    return [turned(step, replace(x, value=y, past=None, blank=False), back)]
 
 
 # Operators that reduce time to one step: the step graph gives the result for every prefix.
@@ -167,17 +180,24 @@ def _reduce(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
 
 
 def _over_time(step: StepGraph, node: ir.Node, x: Timed, op_type: str, *, keepdims: bool) -> list[Timed]:
+    if x.offline is TimeAxis.LAST:  # one step alone
+        last = step.constant([x.rank])
+        y = step.op(op_type, step.op("Unsqueeze", x.value, last), last, keepdims=0)
+        return [replace(x, value=y, offline=TimeAxis.LAST if keepdims else TimeAxis.GONE, blank=False)]
     running = _RUNNING.get(op_type)
     if running is None or x.offline is not TimeAxis.FULL:
         raise refuse(
             node, "only a maximum, minimum, sum and mean over time have a running form", "pool with one of them"
         )
+    back = None
     if x.batch - (x.axis < x.batch) != 0:
-        raise refuse(node, "its batch is not its first axis beside time", "pool with the batch first")
+        x, back = batch_first(step, x)
     gone = TimeAxis.LAST if keepdims else TimeAxis.GONE
     if step.plan.pooling_window is not None:
-        return [replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)]
-    return [replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)]
+        pooled = replace(_over_window(step, node, x, op_type, step.plan.pooling_window), offline=gone)
+        return [turned(step, pooled, back)]
+    pooled = replace(x, value=running(step, x), past=None, offline=gone, backwards=False, blank=False)
+    return [turned(step, pooled, back)]
 
 
 _IN_WINDOWS = {"ReduceMax": "MaxPool", "ReduceMean": "AveragePool"}
@@ -208,7 +228,7 @@ def _running_extreme(step: StepGraph, x: Timed, op_type: str, worst: float) -> i
     now = ir.node(op_type, [before, row])
     out = ir.node("Identity", now.outputs)
     results = [now.outputs[0], out.outputs[0]]
-    last, (rows,) = _scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
+    last, (rows,) = scan(step, x.axis, [best], [x.value], inputs=[before, row], body=[now, out], results=results)
     step.carry(best, last[0])
     return rows
 
@@ -241,7 +261,7 @@ def _running_sum(step: StepGraph, x: Timed, *, mean: bool) -> ir.Value:
         results.append(n.outputs[0])
         given = share.outputs[0]
     narrow = ir.node("Cast", [given], attributes={"to": ir.DataType.FLOAT})
-    last, (rows,) = _scan(
+    last, (rows,) = scan(
         step, x.axis, states, scanned, inputs=inputs, body=[*body, narrow], results=[*results, narrow.outputs[0]]
     )
     for state, successor in zip(states, last, strict=True):
@@ -266,7 +286,7 @@ _RUNNING: dict[str, Callable[[StepGraph, Timed], ir.Value]] = {
 }
 
 
-def _scan(
+def scan(
     step: StepGraph,
     axis: int,
     states: list[ir.Value],

@@ -12,23 +12,27 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.export.graph.cleanup import ELEMENTWISE
 from edgeseq.export.graph.edit import constant
-from edgeseq.export.streaming import memory as memory  # noqa: PLC0414  registers its rules
+from edgeseq.export.graph.elementwise import ELEMENTWISE
+from edgeseq.export.streaming import filled as filled  # noqa: PLC0414  registers its rules
+from edgeseq.export.streaming import masked as masked  # noqa: PLC0414
+from edgeseq.export.streaming import memory as memory  # noqa: PLC0414
 from edgeseq.export.streaming import upsampling as upsampling  # noqa: PLC0414
-from edgeseq.export.streaming.axes import last_step, repeated, time_second
+from edgeseq.export.streaming.axes import as_gone, last_step, repeated, time_second
+from edgeseq.export.streaming.held import at_every_step, first_step
+from edgeseq.export.streaming.products import attention, leads_to_softmax, product_of_two
 from edgeseq.export.streaming.registry import REARRANGE, RULES, Argument, farthest, first, streams, values
-from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse
-from edgeseq.export.streaming.windows import aligned, same_padding, slide, summed_in_turn
+from edgeseq.export.streaming.step_graph import StepGraph, TimeAxis, Timed, refuse, then
+from edgeseq.export.streaming.windows import aligned, due, same_padding, slide, summed_in_turn
 
-__all__ = ["RULES", "Argument"]
+__all__ = ["POINTWISE", "RULES", "Argument"]
 
 _FAR = 10**9  # an open end: this from TensorFlow, the largest integer from others
 _LOWEST = float(np.finfo(np.float32).min)
 
 # Operators that work on each step alone.
 
-_POINTWISE = {
+POINTWISE = {
     *ELEMENTWISE,
     "Pow",
     "Mod",
@@ -43,7 +47,7 @@ _POINTWISE = {
     "Round",
     "Where",
 }
-_POINTWISE |= {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "ThresholdedRelu"}
+POINTWISE |= {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "ThresholdedRelu"}
 
 # f(0) = 0: rows of zeros stay zeros.
 _ZERO_TO_ZERO = {
@@ -62,9 +66,11 @@ _ZERO_TO_ZERO = {
 }
 
 
-@streams(*sorted(_POINTWISE))
+@streams(*sorted(POINTWISE))
 def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
-    timed = [a for a in arguments if isinstance(a, Timed)]
+    timed = at_every_step([a for a in arguments if isinstance(a, Timed)])
+    if {a.offline for a in timed} == {TimeAxis.LAST, TimeAxis.GONE}:  # the last step's mask, and the last output
+        timed = [time_second(step, as_gone(step, a)) for a in timed]
     head = timed[0]
     if any(a.offline is not head.offline for a in timed):
         raise refuse(
@@ -75,11 +81,17 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     if any(isinstance(a, ir.Value) and a.shape is not None and len(a.shape) > 1 for a in arguments):
         timed = [time_second(step, a) for a in timed]
         head = timed[0]
-    if any((a.axes, a.rank) != (head.axes, head.rank) for a in timed):
-        raise refuse(node, "its inputs have time at different axes", REARRANGE)
+    most = max((len(a.shape) for a in arguments if isinstance(a, ir.Value) and a.shape is not None), default=0)
+    if most > head.rank and not head.gone:
+        timed = [_with_leading_axes(step, a, most - a.rank) for a in timed]
+        head = timed[0]
+    if any((a.axes, a.rank, a.time_major) != (head.axes, head.rank, head.time_major) for a in timed):
+        weighs = leads_to_softmax(node)
+        raise attention(node) if weighs else refuse(node, "its inputs have time at different axes", REARRANGE)
     for argument in arguments:
         if isinstance(argument, ir.Value):
             _constant_along_time(node, argument, head)
+    held = all(a.held for a in timed)
     if node.op_type == "Sum":
         timed = summed_in_turn(step, node, timed)
         arguments = [*timed, *(a for a in arguments if not isinstance(a, Timed))]
@@ -88,14 +100,22 @@ def _pointwise(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> lis
     inputs = [next(in_turn).value if isinstance(a, Timed) else a for a in arguments]
     past, future = farthest(late)
     blank = node.op_type in _ZERO_TO_ZERO and head.blank
-    return [replace(late[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=blank)]
+    return [replace(late[0], value=step.copy(node, inputs)[0], past=past, future=future, blank=blank, held=held)]
+
+
+def _with_leading_axes(step: StepGraph, x: Timed, n: int) -> Timed:
+    y = step.op("Unsqueeze", x.value, step.constant(list(range(n))))
+    step.knows_sizes(y, [*[1] * n, *step.sizes(x)])
+    return replace(x, value=y, batch=x.batch + n, axis=x.axis + n, rank=x.rank + n)
 
 
 @streams("MatMul")
 def _matmul(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     x, weight = arguments
+    if isinstance(x, Timed) and isinstance(weight, Timed):
+        return product_of_two(step, node, arguments)
     if not isinstance(x, Timed) or isinstance(weight, Timed) or weight is None:
-        raise refuse(node, "the product is not (tensor over time) x (constant)", "attention over time cannot stream")
+        raise refuse(node, "the product is not (tensor over time) x (constant)", REARRANGE)
     x = time_second(step, x)
     if weight.shape is None or len(weight.shape) != 2 or x.lift(-1) == x.axis:
         raise refuse(node, "the product mixes time steps", REARRANGE)
@@ -127,7 +147,8 @@ def _gemm(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
 def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Timed]:
     timed = [a for a in arguments if isinstance(a, Timed)]
     head = timed[0]
-    if len(timed) < len(arguments) or any((a.axes, a.offline) != (head.axes, head.offline) for a in timed):
+    alike = head.axes, head.offline, head.time_major
+    if len(timed) < len(arguments) or any((a.axes, a.offline, a.time_major) != alike for a in timed):
         raise refuse(node, "its inputs are not all over time at the same axis", REARRANGE)
     axis = head.lift(node.attributes.get_int("axis"))
     if axis == head.axis:
@@ -137,7 +158,8 @@ def _concat(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     late = aligned(step, node, timed)
     past, future = farthest(late)
     y = step.copy(node, values(late), axis=axis)[0]
-    return [replace(late[0], value=y, past=past, future=future, blank=all(x.blank for x in late))]
+    blank, held = all(x.blank for x in late), all(x.held for x in late)
+    return [replace(late[0], value=y, past=past, future=future, blank=blank, held=held)]
 
 
 @streams("Softmax", "LogSoftmax", "LayerNormalization")
@@ -183,8 +205,10 @@ def _resize(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[T
     how = [node.attributes.get_string(name, "") for name in ("mode", "coordinate_transformation_mode", "nearest_mode")]
     if scales is None or how != ["nearest", "asymmetric", "floor"] or x.gone:
         raise refuse(node, "only a repetition of steps (nearest, asymmetric, floor) streams", "repeat the steps")
+    if scales[x.axis] == 1 and scales[x.batch] == 1:
+        return [replace(x, value=step.copy(node, values(arguments))[0])]
     times = float(scales[x.axis])
-    if times < 1 or times != int(times) or any(s != 1 for axis, s in enumerate(scales) if axis != x.axis):
+    if x.merged or times < 1 or times != int(times) or any(s != 1 for axis, s in enumerate(scales) if axis != x.axis):
         raise refuse(node, f"it resizes by {scales.tolist()}", "repeat whole steps, and time alone")
     return [repeated(replace(x, value=step.copy(node, values(arguments))[0]), int(times))]
 
@@ -216,6 +240,7 @@ def _pool(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Tim
     (size,) = sizes
     reach = (size - 1) * attributes.get_ints("dilations", [1])[0]
     stride, before, after = _window(step, node, x, reach)
+    x = due(step, x) if before or after else x
     fill = _LOWEST if node.op_type == "MaxPool" else 0.0
     rows, result = slide(step, node, x, reach=reach, stride=stride, before=before, after=after, fill=fill)
     plain = {"pads": [0, 0], "auto_pad": "NOTSET"}
@@ -248,12 +273,30 @@ def _pad(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Time
         raise refuse(node, "only a padding by constants, as wide as another one says, streams", "pad with zeros")
     number = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     before, after = int(pads[x.axis]), int(pads[x.axis + x.rank])
+    if not any(pads[[x.axis, x.axis + x.rank, x.batch, x.batch + x.rank]]):
+        return [replace(x, value=step.copy(node, values(arguments))[0], blank=False)]
     across = pads.copy()
     across[[x.axis, x.axis + x.rank]] = 0
-    if any(across) or x.offline is not TimeAxis.FULL:
-        raise refuse(node, "it pads other axes than time", "pad time alone")
-    rows, result = slide(step, node, x, reach=0, before=before, after=after, fill=float(number or 0.0))
-    return [replace(result, value=rows)]
+    if any(across) or x.merged or x.offline is not TimeAxis.FULL:
+        raise refuse(node, "it pads time and other axes", "pad time alone, and the others alone")
+    fill = 0.0 if number is None else float(number.item())
+    if before <= 0 or after < 0 or x.backwards:
+        rows, result = slide(step, node, x, reach=0, before=before, after=after, fill=fill)
+        return [replace(result, value=rows)]
+    # The rows before the first need not wait for their turn: what slides over them takes them up at once.
+    if (x.delay or after) and not (x.blank and fill == 0.0):
+        x = replace(x, value=step.masked(x, step.scalar(fill, np.float32)))
+    return [
+        replace(
+            x,
+            delay=x.delay - before,
+            fill=fill,
+            blank=x.blank and fill == 0.0,
+            rows=then(x.rows, 1, before + after, 1),
+            past=None if x.past is None else x.past + before * x.hop,
+            future=x.future - before * x.hop,
+        )
+    ]
 
 
 @streams("Slice")
@@ -281,15 +324,19 @@ def _slice(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Ti
 def _steps_of(step: StepGraph, node: ir.Node, x: Timed, wanted: tuple[int, int, int]) -> Timed:
     """``x[start:end:stride]`` over time."""
     start, end, stride = wanted
+    x = due(step, x) if start < 0 else x
     to_the_end = end >= _FAR
     if stride == -1 and (start == -1 or start >= _FAR) and end <= -_FAR:
         if x.offline is not TimeAxis.FULL:
             raise refuse(node, "it reverses what is no sequence any more", REARRANGE)
         return replace(x, backwards=not x.backwards)
-    if (start, stride) == (-1, 1) and to_the_end:
+    if (start, stride) == (-1, 1) and to_the_end and x.offline is not TimeAxis.LAST:
         return last_step(node, x, TimeAxis.LAST)
-    if start == 0 and to_the_end and stride == 1:
+    one = x.offline is TimeAxis.LAST and start in (0, -1) and end not in (0, -1)
+    if stride == 1 and ((start == 0 and to_the_end) or one):
         return x
+    if (start, end, stride) == (0, 1, 1):
+        return first_step(step, node, x, TimeAxis.LAST)
     if start < 0 or stride < 1 or not (to_the_end or end < 0) or x.offline is not TimeAxis.FULL:
         raise refuse(node, "it cuts the sequence at a fixed place", "select the last step, or every step")
     rows, result = slide(step, node, x, reach=0, stride=stride, before=-start, after=0 if to_the_end else end)

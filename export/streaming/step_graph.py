@@ -8,7 +8,7 @@ its successor is set once, and both have a leading batch axis.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.errors import NotStreamableError
+from edgeseq.lookahead import LookaheadLayer
 from edgeseq.model_file import DTypeName, StateSpec
 
 DTYPES: dict[DTypeName, ir.DataType] = {
@@ -69,11 +70,14 @@ class Timed:
 
     ``value`` is the step graph's tensor, ``axis`` its time axis and ``batch`` its batch axis. ``hop`` is how many
     samples there are to one row. Row i of the stream is row i - ``delay`` of the offline tensor, which has ``rows`` of
-    them; the stream's rows before and after those hold anything, or zeros if ``blank``. ``past`` and ``future`` are the
-    samples before and after a row's own that influence it (None: all). A ``backwards`` tensor is kept in the order of
-    the samples. ``offline`` says what became of the time axis in the offline graph: after a pool or a last-step
-    selection the step graph goes on giving one value per step, the one of the prefix that ends there. ``rank`` is the
-    offline tensor's; who builds a ``Timed`` in a rule leaves it, ``streamify`` sets it.
+    them; the stream's rows before and after those hold anything, or zeros if ``blank``. A ``delay`` below 0 says
+    that as many rows of ``fill`` stand before the stream's first: only what slides along time takes these up, see
+    ``windows.due``. ``past`` and ``future`` are the samples before and after a row's own that influence it (None:
+    all). A ``backwards`` tensor is kept in the order of the samples. ``offline`` says what became of the time axis
+    in the offline graph: after a pool or a last-step selection the step graph goes on giving one value per step,
+    the one of the prefix that ends there. Batch and time are one axis where ``axis == batch``, time first in it if
+    ``time_major``. ``held``: every row from the first on is the same. ``rank`` is the offline tensor's; who builds
+    a ``Timed`` in a rule leaves it, ``streamify`` sets it.
     """
 
     value: ir.Value
@@ -88,6 +92,14 @@ class Timed:
     backwards: bool = False
     offline: TimeAxis = TimeAxis.FULL
     rank: int = 0
+    time_major: bool = False
+    fill: float = 0.0
+    held: bool = False
+
+    @property
+    def merged(self) -> bool:
+        """Whether batch and time are one axis."""
+        return self.axis == self.batch
 
     @property
     def gone(self) -> bool:
@@ -115,6 +127,14 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class BlockSizes:
+    """Of recurrent layers that run backwards: rows released at a time, and rows behind them that are seen."""
+
+    chunk: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What must be known of the whole graph before it is written, found by walking it once.
 
@@ -122,7 +142,8 @@ class Plan:
     sample. ``depths``: for tensors of a hop and a number of rows, the longest delay at which their mask is needed.
     ``histories``: of each tensor of which rows are kept, what for, and how many at most. ``pooling_window``: how many
     rows a pool over time sees, all if None. ``length_modulo``: every sequence has ``remainder`` samples modulo
-    ``modulus``, or any number if None.
+    ``modulus``, or any number if None. ``lookahead``: how recurrent layers that run backwards are approximated, refused
+    if None.
     """
 
     granule: int = 1
@@ -131,6 +152,7 @@ class Plan:
     histories: Histories = field(default_factory=dict)
     pooling_window: int | None = None
     length_modulo: tuple[int, int] | None = None
+    lookahead: BlockSizes | None = None
 
 
 @dataclass
@@ -148,6 +170,7 @@ class StepGraph:
     histories: Histories = field(default_factory=dict)
     cuts: set[int] = field(default_factory=set)
     windowed: bool = False
+    lookahead_layers: list[LookaheadLayer] = field(default_factory=list)
     end: ir.Value | None = None
     _once: dict[Any, Any] = field(default_factory=dict)
 
@@ -192,6 +215,12 @@ class StepGraph:
     def carry(self, state: ir.Value, successor: ir.Value) -> None:
         """Set what the next call reads as ``state``."""
         self.successors[state] = successor
+
+    def batch_size(self) -> ir.Value:
+        """(1,): how many streams this call has."""
+        if "batch size" not in self._once:
+            self._once["batch size"] = self.op("Shape", self.sample, start=0, end=1)
+        return self._once["batch size"]  # type: ignore[no-any-return]
 
     def slice(self, x: ir.Value, axis: int, start: int, end: int = END) -> ir.Value:
         """Some of the rows, by constant positions."""
@@ -269,6 +298,20 @@ class StepGraph:
         """Remember the sizes of the axes but for batch and time; a history needs them."""
         self._once[("sizes", value)] = tuple(sizes)
 
+    def knows_dtype(self, value: ir.Value, dtype: ir.DataType | None) -> None:
+        """Remember what a tensor is made of; float32 if nothing is said."""
+        self._once[("dtype", value)] = dtype
+
+    def dtype(self, value: ir.Value) -> ir.DataType:
+        """What a tensor is made of."""
+        return self._once.get(("dtype", value)) or ir.DataType.FLOAT
+
+    def once(self, key: Any, make: Callable[[], ir.Value]) -> ir.Value:
+        """What ``make`` writes, written for the first who asks by this key."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]  # type: ignore[no-any-return]
+
     def copies_sizes(self, source: ir.Value, value: ir.Value) -> None:
         """Let ``value`` have the sizes of ``source``."""
         self._once[("sizes", value)] = self._once.get(("sizes", source))
@@ -289,7 +332,7 @@ class StepGraph:
         depth = max(self.plan.depths.get(key, 0), x.delay)
         once = ("valid", key, layout, depth)
         if once not in self._once:
-            inside = self._inside(x.hop, x.rows, depth)
+            inside = self.inside(x.hop, x.rows, depth)
             inside = self.op("Transpose", inside, perm=[1, 0]) if x.batch > x.axis else inside
             others = [axis for axis in range(layout[-1]) if axis not in x.axes]
             self._once[once] = self.op("Unsqueeze", inside, self.constant(others))
@@ -310,21 +353,29 @@ class StepGraph:
             self.copies_sizes(x.value, self._once[once])
         return self._once[once]  # type: ignore[no-any-return]
 
-    def _inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
+    def inside(self, hop: Fraction, rows: Rows, depth: int) -> ir.Value:
         """(B, depth + this chunk's rows): whether a row, from ``depth`` before the chunk on, is of the sequence."""
         once = ("inside", hop, rows, depth)
         if once not in self._once:
-            reach = self.op("Range", self.scalar(-depth), self._count(hop), self.scalar(1))
+            reach = self.op("Range", self.scalar(-depth), self.count(hop), self.scalar(1))
             numbers = self.op("Add", self.base(hop), reach)
             started = self.op("GreaterOrEqual", numbers, self.scalar(0))
-            self._once[once] = self.op("And", started, self.op("Less", numbers, self._ends(rows)))
+            self._once[once] = self.op("And", started, self.op("Less", numbers, self.ends(rows)))
+        return self._once[once]  # type: ignore[no-any-return]
+
+    def numbers(self, hop: Fraction) -> ir.Value:
+        """(B, this chunk's rows): the number of each row."""
+        once = ("numbers", hop)
+        if once not in self._once:
+            reach = self.op("Range", self.scalar(0), self.count(hop), self.scalar(1))
+            self._once[once] = self.op("Add", self.base(hop), reach)
         return self._once[once]  # type: ignore[no-any-return]
 
     def base(self, hop: Fraction) -> ir.Value:
         """(B, 1): the number of this chunk's first row."""
         return self._per_hop("base", self.position(), hop)
 
-    def _count(self, hop: Fraction) -> ir.Value:
+    def count(self, hop: Fraction) -> ir.Value:
         """How many rows this chunk has, a scalar."""
         if "samples" not in self._once:
             self._once["samples"] = self.op("Gather", self.op("Shape", self.sample), self.scalar(1), axis=0)
@@ -334,7 +385,7 @@ class StepGraph:
         """(B, 1): the number of the next chunk's first row."""
         once = ("next", hop)
         if once not in self._once:
-            self._once[once] = self.op("Add", self.base(hop), self._count(hop))
+            self._once[once] = self.op("Add", self.base(hop), self.count(hop))
         return self._once[once]  # type: ignore[no-any-return]
 
     def _per_hop(self, what: str, samples: ir.Value, hop: Fraction) -> ir.Value:
@@ -352,7 +403,7 @@ class StepGraph:
             self.carry(position, self.next_base(Fraction(1)))
         return self._once["position"]  # type: ignore[no-any-return]
 
-    def _ends(self, rows: Rows) -> ir.Value:
+    def ends(self, rows: Rows) -> ir.Value:
         """(B, 1): how many rows the sequence has."""
         once = ("ends", rows)
         if once not in self._once:
@@ -361,7 +412,7 @@ class StepGraph:
                 self._once[once] = self.op("Unsqueeze", self.end, self.constant([1]))
             else:
                 *before, (multiply, add, divide) = rows
-                n = self._ends(tuple(before))
+                n = self.ends(tuple(before))
                 for op_type, operand, neutral in (("Mul", multiply, 1), ("Add", add, 0), ("Div", divide, 1)):
                     n = n if operand == neutral else self.op(op_type, n, self.scalar(operand))
                 self._once[once] = self.op("Max", n, self.scalar(0))

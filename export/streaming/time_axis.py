@@ -19,6 +19,8 @@ from edgeseq.errors import ConfigError, NotStreamableError
 from edgeseq.export.graph.cleanup import clean_up
 from edgeseq.export.graph.edit import constant, replace
 from edgeseq.export.graph.known_sizes import settle_sizes
+from edgeseq.export.streaming.filled import mark_filled
+from edgeseq.export.streaming.held_steps import hold_masked_steps
 from edgeseq.export.streaming.step_graph import refuse
 
 _TIME = re.compile(r"time|seq|len|step|frame|^t$", re.IGNORECASE)
@@ -82,7 +84,9 @@ def _choices(value: ir.Value, named: int | None) -> list[Axes]:
     open_ = [axis for axis, n in enumerate(sizes) if not isinstance(n, int)]
     if len(sizes) < 2 or (len(sizes) == 2 and 1 not in open_ and value.dtype is ir.DataType.FLOAT):
         raise NotStreamableError(
-            f"input {value.name!r} of shape {_text(sizes)} has no time; a stream takes samples over time alone"
+            f"input {value.name!r} of shape {_text(sizes)} has no time; a stream takes samples over time alone, and "
+            "nothing once at its start: build the value into the model, or give it at every step, (batch, time, ...), "
+            "and take its first one in the model"
         )
     if named is not None and not -len(sizes) <= named < len(sizes):
         raise ConfigError(f"time_axis: input {value.name!r} of shape {_text(sizes)} has no axis {named}")
@@ -137,7 +141,18 @@ def described(found: Sequence[Reading]) -> str:
     return " or ".join(f"time_axis={ {name: axes.time for name, axes in reading.items()} }" for reading in found)
 
 
-def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
+def arranged(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int] | None = None) -> ir.Model:
+    """A copy of the offline graph whose inputs are (batch, time, rest), in the words of the streaming rules.
+
+    What only the rules know of stands in it for masks; ``cleaned`` is the graph before, which ONNX Runtime runs.
+    """
+    model = cleaned(offline, reading, length_modulo)
+    mark_filled(model)
+    hold_masked_steps(model)
+    return model
+
+
+def cleaned(offline: ir.Model, reading: Reading, length_modulo: tuple[int, int] | None = None) -> ir.Model:
     """A copy of the offline graph whose inputs are (batch, time, rest), cleaned up, with its sizes settled.
 
     Names and sizes of tensors inside the graph, and of its outputs, are derived anew: those in the file may be wrong.
@@ -161,10 +176,10 @@ def arranged(offline: ir.Model, reading: Reading) -> ir.Model:
         value.shape = None
     for index, value in enumerate(graph.inputs):
         _turn(graph, index, reading[str(value.name)])
-    settle_sizes(model)
+    settle_sizes(model, length_modulo)
     while _take_known_branch(graph):
         passes.NameFixPass()(model)
-        settle_sizes(model)
+        settle_sizes(model, length_modulo)
     clean_up(model)
     return model
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from edgeseq.export.streaming.merging import merged, parted
 from edgeseq.export.streaming.registry import farthest, values
 from edgeseq.export.streaming.step_graph import StepGraph, Timed, refuse, then
 from edgeseq.model_file import Timing
@@ -45,13 +46,15 @@ def slide(
     Returns:
         The rows, and what is known about the results (its ``value`` is that of ``x``, to be replaced).
     """
+    if x.delay < 0 and (before > 0 or after > 0 or x.backwards):
+        x = due(step, x)
     if x.backwards:  # windows in the order of the samples are the same, seen from the other end
         if stride != 1:
             raise refuse(node, "a stride over reversed time counts from the end", "use stride 1")
         before, after = after, before
     # Result j sees rows j·stride - before to j·stride - before + reach. The last of them must have come, and of rows
-    # that are left out at the end so many more that it cannot be one of those.
-    needed = reach + max(0, -after)
+    # that are left out at the end it must be certain that there are so many more that it cannot be one of those.
+    needed = reach if after >= 0 else max(reach, reach - after - _certain(step, x))
     delay = max(0, -((stride - 1 - needed + before - x.delay) // stride))
     hop = x.hop * stride
     step.takes_whole_rows(hop)
@@ -62,7 +65,7 @@ def slide(
     lead = delay * stride + before - x.delay  # rows before the chunk that its first window sees
     rows = x.value
     if lead > 0:
-        rows = step.with_history(x, lead, fill, what=node.op_type.lower())
+        rows = step.with_history(x, lead, fill if x.delay >= 0 else x.fill, what=node.op_type.lower())
     elif lead < 0:
         rows = step.slice(rows, x.axis, -lead)
     if lead > reach:  # more windows fit than results are due
@@ -77,6 +80,25 @@ def slide(
         future=x.future + (reach - before) * x.hop,
     )
     return rows, result
+
+
+def _certain(step: StepGraph, x: Timed) -> int:
+    """How many rows, beside those that have come, there are in any case: the padding at the end of a convolution."""
+    granule, timing = step.plan.granule, Timing((0, 0), rows=x.rows)
+    period = math.prod(divide for *_, divide in x.rows)
+    first = _LONG // granule
+    calls = range(first, first + period)  # from call to call the difference repeats, and is no smaller at the start
+    come = ((n, math.floor(n * granule / x.hop) - x.delay) for n in calls)
+    return max(0, min(timing.count_rows(n * granule - step.plan.phase) - rows for n, rows in come))
+
+
+def due(step: StepGraph, x: Timed) -> Timed:
+    """``x`` with the rows that stand before its first, where there are such, at their turn: a padding written out."""
+    if x.delay >= 0:
+        return x
+    rows = step.slice(step.with_history(x, -x.delay, x.fill, what="pad"), x.axis, 0, x.delay)
+    step.copies_sizes(x.value, rows)
+    return replace(x, value=rows, delay=0)
 
 
 def same_padding(step: StepGraph, node: ir.Node, x: Timed, reach: int, stride: int) -> int:
@@ -109,9 +131,21 @@ def late(step: StepGraph, x: Timed, by: int) -> Timed:
     """``x``, as many rows later: a delay line."""
     if by == 0:
         return x
-    rows = step.delayed(x, by)
+    if x.merged:
+        return merged(step, late(step, parted(step, x), by))
+    if step.dtype(x.value) is ir.DataType.BOOL:  # no state is: one and zero stand for it
+        rows = step.once(("late mask", x.value, by), lambda: _late_mask(step, x, by))
+        step.knows_dtype(rows, ir.DataType.BOOL)
+    else:
+        rows = step.delayed(x, by)
     step.copies_sizes(x.value, rows)
     return replace(x, value=rows, delay=x.delay + by)
+
+
+def _late_mask(step: StepGraph, x: Timed, by: int) -> ir.Value:
+    ones = step.once(("as float", x.value), lambda: step.op("Cast", x.value, to=ir.DataType.FLOAT))
+    step.copies_sizes(x.value, ones)
+    return step.op("Cast", step.delayed(replace(x, value=ones), by), to=ir.DataType.BOOL)
 
 
 def summed_in_turn(step: StepGraph, node: ir.Node, timed: list[Timed]) -> list[Timed]:

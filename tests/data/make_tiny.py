@@ -1,4 +1,4 @@
-"""Writes tests/data/tiny.onnx and tiny.stream.onnx, of the newest format.
+"""Writes tests/data/tiny.onnx and tiny.stream.onnx, and tiny_bilstm.onnx, of the newest format.
 
 Files of older formats stay beside them (format1.onnx and its step graph), since they must load for ever.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeseq import tcn_tagger
+from edgeseq import bilstm_tagger, tcn_tagger
 from edgeseq.export import export_model
 
 if __name__ == "__main__":
@@ -23,3 +23,7 @@ if __name__ == "__main__":
         label_names=["rest", "move"],
         rate_hz=50,
     )
+    both_ways = bilstm_tagger(3, 2, units=4, mean=[1, 2, 3], std=[1, 2, 3])
+    for weight in both_ways.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.5)
+    export_model(both_ways, "tests/data", name="tiny_bilstm", label_names=["rest", "move"], rate_hz=50)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,24 @@ import pytest
 from demos import latency, methods
 from demos.felt_latency import change_points
 from demos.methods import Models, Settings
-from demos.replay import BLOCK, Replay, Stopwatch, Way, interleave, paced, replay_stream, replay_window
+from demos.replay import (
+    BLOCK,
+    Replay,
+    Stopwatch,
+    Way,
+    interleave,
+    paced,
+    replay_blocks,
+    replay_stream,
+    replay_window,
+)
 from edgeseq import runtime
 from edgeseq.errors import ConfigError, VerificationError
+from edgeseq.export import streamify
 from edgeseq.runtime.model_source import Source
 from edgeseq.sessions import Sessions
 
-SETTINGS = Settings(window_s=0.4, hops=(4, 7), rounds=3, paced_calls=5)
+SETTINGS = Settings(window_s=0.4, hops=(4, 7), lookaheads=((2, 3), (5, 1)), rounds=3, paced_calls=5)
 RATE_HZ = 50.0
 
 
@@ -36,22 +48,31 @@ def sessions(lengths: tuple[int, ...] = (210, 333)) -> Sessions:
     )
 
 
-def tiny_models() -> Models:
+def tiny_models(ahead: Sequence[runtime.Model] = ()) -> Models:
     offline = runtime.load_offline("tests/data/tiny.onnx")
-    return Models(runtime.load("tests/data/tiny.stream.onnx"), offline, offline, offline.run)
+    return Models(runtime.load("tests/data/tiny.stream.onnx"), offline, offline, offline.run, ahead)
 
 
 @pytest.fixture(scope="module")
-def metrics() -> dict[str, Any]:
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> list[runtime.Model]:
+    folder = tmp_path_factory.mktemp("ahead")
+    for lookahead, chunk in SETTINGS.lookaheads:
+        path = folder / f"{lookahead}_{chunk}.stream.onnx"
+        streamify("tests/data/tiny_bilstm.onnx", path, lookahead=lookahead, chunk=chunk)
+    return [runtime.load(folder / f"{lookahead}_{chunk}.stream.onnx") for lookahead, chunk in SETTINGS.lookaheads]
+
+
+@pytest.fixture(scope="module")
+def metrics(ahead: list[runtime.Model]) -> dict[str, Any]:
     said: list[str] = []
-    result = latency.compare(tiny_models(), sessions(), SETTINGS, said.append)
-    assert len(said) == 2 + len(SETTINGS.hops)
+    result = latency.compare(tiny_models(ahead), sessions(), SETTINGS, said.append)
+    assert len(said) == 2 + len(SETTINGS.hops) + len(SETTINGS.lookaheads)
     return result
 
 
 def test_every_method_is_there_and_its_figures_hang_together(metrics: dict[str, Any]) -> None:
     assert [m["key"] for m in metrics["methods"]] == [
-        "stream", "window", "keras", "bilstm_4", "bilstm_7", "bilstm_offline"
+        "stream", "window", "keras", "bilstm_4", "bilstm_7", "ahead_2_3", "ahead_5_1", "bilstm_offline"
     ]  # fmt: skip
     changes = sum(len(change_points(labels)) for labels in sessions().labels)
     for m in metrics["methods"]:
@@ -71,6 +92,11 @@ def test_future_and_yield_are_those_of_the_method(metrics: dict[str, Any]) -> No
         assert by_key[key]["calls_in_replay"] == 543
     assert by_key["bilstm_7"]["future_samples"] == {"median": 3.0, "max": 6}
     assert by_key["bilstm_7"]["calls_in_replay"] == 30 + 48
+    assert by_key["ahead_2_3"]["future_samples"] == {"median": 3.0, "max": 4}
+    assert by_key["ahead_2_3"]["name"] == "BiLSTM stream, 0.08 s late"
+    assert by_key["ahead_2_3"]["calls_in_replay"] == 71 + 112
+    assert by_key["ahead_5_1"]["future_samples"] == {"median": 5.0, "max": 5}
+    assert by_key["ahead_5_1"]["calls_measured"] == 543
     assert by_key["bilstm_offline"]["future_samples"]["max"] == 332
     assert by_key["bilstm_offline"]["compute_per_call_us"]["p99"] is None
 
@@ -84,6 +110,23 @@ def test_the_offline_run_is_felt_at_the_end_of_the_session() -> None:
         emitted = replay.emitted_at_s(RATE_HZ)
         assert (emitted == emitted[0]).all()
         assert emitted[0] == pytest.approx(end - 1 / RATE_HZ + replay.compute_s[0])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 11, 210])
+def test_blocks_label_each_sample_once_when_their_last_sample_is_there(ahead: list[runtime.Model], length: int) -> None:
+    signal = sessions().signals[0][:length]
+    for model, (lookahead, chunk) in zip(ahead, SETTINGS.lookaheads, strict=True):
+        replay = replay_blocks(model, signal)
+        stream = model.stream()
+        np.testing.assert_array_equal(
+            replay.labels, np.concatenate([stream.push(signal), stream.flush()]).argmax(axis=-1)
+        )
+        assert len(replay.compute_s) == length // chunk + 1
+        assert replay.samples_per_call.sum() == length
+        waits = [min(i + lookahead + (-i - lookahead - 1) % chunk, length - 1) - i for i in range(length)]
+        assert replay.future_samples.tolist() == waits
+        emitted_s = replay.emitted_at_s(RATE_HZ) - np.array(waits) / RATE_HZ
+        assert (emitted_s > np.arange(length) / RATE_HZ).all()
 
 
 def test_a_window_labels_each_sample_once_from_what_had_arrived() -> None:
@@ -222,9 +265,3 @@ def test_a_model_without_a_bound_has_no_window() -> None:
     endless = replace(d, outputs=(replace(d.output, timing=timing),))
     with pytest.raises(ConfigError, match="finite receptive field"):
         _ = replace(models, stream=runtime.Model(Source(b"", endless, None), None, None)).window
-
-
-def test_the_environment_names_what_figures_depend_on() -> None:
-    told = latency.environment()
-    assert set(told["versions"]) == {"python", "edgeseq", "numpy", "onnxruntime", "keras", "tensorflow"}
-    assert told["machine"]["cores"] >= 1

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from demos import figures, report
+from edgeseq.budget_curve import BudgetCurve, Row
 
 VOID = {"meta", "br"}
 
@@ -43,6 +44,21 @@ def method(key: str, name: str, **changes: Any) -> dict[str, Any]:
         "keeps_up": True,
         "falls_behind_s_per_s": 0.0,
     } | changes
+
+
+def budget() -> dict[str, Any]:
+    """What `edgeseq.budget` tells of a causal model, two lookaheads and an offline model."""
+    sizes: list[tuple[str, Any, int | None, float]] = [
+        ("causal <tcn>", "causal", 0, 0.8), ("lookahead 0, chunk 1", "lookahead", 0, 0.7),
+        ("lookahead 9, chunk 1", "lookahead", 9, 0.85), ("offline, at the end", "offline", None, 0.9),
+    ]  # fmt: skip
+    rows = [
+        Row(name, kind, ahead, None if ahead is None else 1, ahead or 99, 1.0, 20.0, 20.0, right, right, 0.1, 0.01,
+            p50_us=30.0, p99_us=None, cpu_us=31.0, cpu_s_per_hour=5.5)
+        for name, kind, ahead, right in sizes
+    ]  # fmt: skip
+    asked: dict[str, Any] = {"target": None, "max_delay_samples": 10}
+    return BudgetCurve("bilstm.onnx", tuple(rows), 50.0, 6, 100, 100, 0.4, **asked).to_dict()
 
 
 @pytest.fixture
@@ -90,6 +106,7 @@ def metrics() -> dict[str, Any]:
             "truth": bands,
             "shown": {m["key"]: bands for m in methods} | {"bilstm_offline": [[10.0, 14.0, -1]]},
         },
+        "budget": budget(),
     }  # fmt: skip
 
 
@@ -129,7 +146,7 @@ def test_the_page_is_well_formed_and_asks_no_server(metrics: dict[str, Any]) -> 
     page = Page(text)
     assert all(link.startswith("#") for link in page.links)
     assert not re.search(r"url\((?!#)|@import|<script|<link", text)
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 4
 
 
 def test_every_method_has_its_figures_in_both_tables(metrics: dict[str, Any]) -> None:
@@ -144,6 +161,16 @@ def test_every_method_has_its_figures_in_both_tables(metrics: dict[str, Any]) ->
         ]
         assert cost[1:4] == [figures.number(m["compute_per_call_us"][q]) for q in ("p50", "p99", "p99_9")]
         assert cost[6] == figures.number(m["cpu_s_per_hour"])
+
+
+def test_the_curve_has_its_table_and_its_verdict(metrics: dict[str, Any]) -> None:
+    page = Page(report.render(metrics))
+    rows = {row[0]: row[1:] for row in page.rows}
+    assert rows["lookahead 9, chunk 1"] == ["20", "20", "85.0", "85.0", "0.100", "0.0100", "30.0", "–", "5.50"]
+    assert (
+        "The best within 200 ms: lookahead 9, chunk 1, with accuracy 0.850, 180 ms late, 30 µs a sample." in page.words
+    )
+    assert "causal <tcn>" in rows
 
 
 def test_headings_carry_units_and_the_best_is_bold(metrics: dict[str, Any]) -> None:
@@ -181,7 +208,7 @@ def test_the_picture_is_1200_pixels_wide(metrics: dict[str, Any], tmp_path: Path
     png = (tmp_path / "latency.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(png[16:20], "big") == 1200
-    assert {file.name for file in tmp_path.iterdir()} == {"latency.png", "report.html"}
+    assert {file.name for file in tmp_path.iterdir()} == {"latency.png", "budget.png", "report.html"}
 
 
 def test_a_comparison_without_a_timeline_or_a_found_change_still_has_a_page(
@@ -191,7 +218,7 @@ def test_a_comparison_without_a_timeline_or_a_found_change_still_has_a_page(
     for m in metrics["methods"]:
         m["felt_latency_s"] = {"median": None, "p90": None}
     report.write_report(metrics, tmp_path)
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<svg") == 2
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<svg") == 3
 
 
 @pytest.mark.parametrize("height", [0.8, 0.800001, 0.83])

@@ -17,7 +17,7 @@ from edgeseq import tcn_tagger
 from edgeseq.__main__ import main
 from edgeseq.model_file import Description
 from edgeseq.runtime import load, load_offline
-from tests.export.stream_files import offline_file, rewrite
+from tests.export.stream_files import offline_file, rewrite, same_with_a_stride
 
 
 def run(*arguments: object) -> int | str | None:
@@ -100,6 +100,24 @@ def test_inspect_of_a_stream_names_what_it_equals_and_is_made_with(capsys: pytes
     assert "fast form yes" in printed
     assert not run("inspect", "tests/data/format2.stream.onnx")
     assert "fast form none: the file is older than it" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_bounded_lookahead_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, offline = tmp_path / "both.stream.onnx", "tests/data/tiny_bilstm.onnx"
+    assert "give streamify(..., lookahead=N_r, chunk=N_c)" in str(run("streamify", offline, "-o", out))
+    assert not run("streamify", offline, "-o", out, "--lookahead", "5", "--chunk", "3")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "lookahead 7 samples" in printed
+    assert "clause approximation the offline model's rows on sequences of 1, 2, 4, 5 samples" in printed
+    assert not run("inspect", out)
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("approximates tiny_bilstm.onnx (", "law lookahead", "5 steps in each layer that runs backwards (1)"):
+        assert part in printed
+    assert not run("verify", out, offline)
+    explained = load(out).explain()
+    assert explained.endswith(
+        "in blocks of 3 steps, seeing 5 steps behind them; outputs come up to 7 samples after their own"
+    )
 
 
 def test_inspect_of_an_offline_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,5 +279,18 @@ def test_streamify_and_verify_with_a_window(tmp_path: Path, capsys: pytest.Captu
     assert not run("streamify", offline, "-o", out, "--pooling-window", 5)
     assert "window" in capsys.readouterr().out
     assert load(out).description.outputs[0].timing.law == "window"  # type: ignore[union-attr]
-    assert not run("verify", out, offline, "--pooling-window", 5)
+    assert not run("verify", out, offline)
     assert "clause 'steps'" in str(run("verify", out, offline, "--pooling-window", 50))
+    assert not run("inspect", out)
+    assert "the last 5 rows" in capsys.readouterr().out
+
+
+def test_streamify_and_verify_by_a_promise_of_the_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    offline, out = same_with_a_stride(tmp_path), tmp_path / "gait.stream.onnx"
+    assert "its padding depends on the length" in str(run("streamify", offline, "-o", out))
+    assert not run("streamify", offline, "-o", out, "--length-modulo", 2, 1)
+    assert "1 samples modulo 2, by your promise" in capsys.readouterr().out
+    assert not run("verify", out, offline)
+    assert run("verify", out, offline, "--length-modulo", 2, 0)
+    assert not run("inspect", out)
+    assert "1 samples modulo 2, by your promise" in capsys.readouterr().out

@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseq.errors import ModelFileError
-from edgeseq.model_file import FORMAT_VERSION, Description, OfflineReference, Port, StateSpec, Timing, graph_sha256
+from edgeseq.lookahead import Lookahead, LookaheadLayer
+from edgeseq.model_file import (
+    FORMAT_VERSION,
+    Conditions,
+    Description,
+    OfflineReference,
+    Port,
+    StateSpec,
+    Timing,
+    graph_sha256,
+)
 
 TINY = Path("tests/data/tiny.stream.onnx").read_bytes()
 
@@ -23,7 +33,7 @@ shapes = st.lists(st.integers(0, 99), max_size=3).map(tuple)
 timings = st.builds(
     Timing,
     receptive_field=st.tuples(st.none() | st.integers(0, 999), st.none() | st.integers(0, 999)),
-    law=st.sampled_from(["equal", "prefix"]),
+    law=st.sampled_from(["equal", "prefix", "window", "lookahead"]),
     lookahead=st.integers(0, 99),
     hop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     delay=st.integers(0, 99),
@@ -51,6 +61,9 @@ states = st.builds(
     shapes,
     st.floats(allow_nan=False, allow_infinity=False),
 )
+layers = st.lists(
+    st.builds(LookaheadLayer, st.text(max_size=8), st.integers(0, 99), st.booleans()), min_size=1, max_size=3
+).map(tuple)
 descriptions = st.builds(
     Description,
     kind=st.sampled_from(["offline", "stream"]),
@@ -64,7 +77,9 @@ descriptions = st.builds(
     state=st.lists(states, max_size=3).map(tuple),
     provenance=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
     rate_hz=st.none() | st.floats(0.1, 1e6),
+    conditions=st.sampled_from([Conditions(), Conditions((5, 2)), Conditions((1, 0), 7), Conditions(None, 3)]),
     offline=st.none() | st.builds(OfflineReference, st.text(max_size=8), st.text(max_size=8), st.just({})),
+    lookahead=st.none() | st.builds(Lookahead, st.integers(0, 99), st.integers(1, 99), layers),
     graph_sha256=st.text(max_size=64),
 )
 EXAMPLE = Description(
@@ -80,6 +95,8 @@ BUFFER = {
     "reads": [{"slots": "slots_4", "taps_each": 1, "taps": [[0, 1]]}],
 }
 WRONG_READ = {"slots": "slots_4", "taps_each": 1, "taps": [[0, 9]]}
+LAYER = {"node": "a", "delay": 0, "reversed_input": False}
+LOOKAHEAD = {"steps": 3, "chunk": 2, "layers": [LAYER]}
 RING_STATE = {"input": "s", "output": "t", "dtype": "float32", "shape": [4, 2], "initial": 0.0}
 
 PORT = {"name": "x", "dtype": "float32", "shape": [3], "has_time": True, "length": None, "names": None, "timing": None}
@@ -122,6 +139,12 @@ def test_round_trip(description: Description) -> None:
         ({"cuts": [-1]}, "cuts: expected positions"),
         ({"end": 3}, "end: expected the name of an input"),
         *(({"outputs": [{**PORT, "timing": {**TIMING, **change}}]}, message) for change, message in _WRONG_TIMINGS),
+        ({"conditions": {"length_modulo": [2, 2]}}, "conditions: expected whole numbers, a remainder below"),
+        ({"conditions": {"length_modulo": [2]}}, "conditions: expected whole numbers"),
+        ({"conditions": {"length_modulo": 2}}, "the file is damaged"),
+        ({"conditions": {"pooling_window": 0}}, "conditions: expected whole numbers"),
+        ({"conditions": {"surprise": 0}}, "the file is damaged"),
+        ({"conditions": None}, "the file is damaged"),
         ({"surprise": 1}, "unknown fields .'surprise'."),
         ({"inputs": [{"name": "x"}]}, "'timing'"),
         ({"inputs": []}, "inputs and outputs: expected one at least of each"),
@@ -161,12 +184,24 @@ def test_round_trip(description: Description) -> None:
             "fast: ring: expected rows of",
         ),
         ({"fast": {"function": "f"}}, "the file is damaged"),
+        ({"lookahead": {**LOOKAHEAD, "chunk": 0}}, "lookahead: expected steps >= 0 and chunk >= 1"),
+        ({"lookahead": {**LOOKAHEAD, "steps": -1}}, "lookahead: expected steps >= 0 and chunk >= 1"),
+        ({"lookahead": {**LOOKAHEAD, "layers": []}}, "lookahead: expected one layer at least"),
+        ({"lookahead": {**LOOKAHEAD, "layers": [{**LAYER, "delay": -1}]}}, "lookahead: expected layers of a name"),
+        ({"lookahead": {**LOOKAHEAD, "layers": [{"node": "a"}]}}, "the file is damaged"),
+        ({"lookahead": {"steps": 1}}, "the file is damaged"),
     ],
 )
 def test_a_wrong_description_is_refused(change: dict[str, Any], message: str) -> None:
     text = json.dumps({**json.loads(EXAMPLE.to_json()), **change})
     with pytest.raises(ModelFileError, match=message):
         Description.from_json(text)
+
+
+def test_a_stream_that_is_no_approximation_does_not_speak_of_one() -> None:
+    assert "lookahead" not in json.loads(EXAMPLE.to_json())
+    bounded = replace(EXAMPLE, lookahead=Lookahead(3, 2, (LookaheadLayer("a", 0),)))
+    assert json.loads(bounded.to_json())["lookahead"] == LOOKAHEAD
 
 
 def test_format_2_is_read_for_ever() -> None:

@@ -108,3 +108,14 @@ def rewrite(
     for key, value in {**about, METADATA_KEY: json.dumps(raw, sort_keys=True)}.items():
         model.metadata_props.add(key=key, value=value)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def same_with_a_stride(folder: Path) -> Path:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[batch, time, 4] input) => (float[batch, rows, 2] output)
+        {{ {TO} c = Conv<auto_pad="SAME_UPPER", strides=[2]>(t, V, D) output = Transpose<perm=[0,2,1]>(c) }}"""
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(CONV[name], name) for name in ("V", "D"))
+    onnx.save(model, folder / "m.onnx")
+    return folder / "m.onnx"

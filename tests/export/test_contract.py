@@ -104,7 +104,7 @@ BREAKAGES: dict[str, Breakage] = {
         "causal",
         _graph(_kept_from_the_front),
         "chunks",
-        "in chunks of 2: first",
+        "in chunks of [24]: first",
     ),
     "an understated lookahead": ("same", _timing(lookahead=2), "lookahead", "step 2: .* 1 rows due, 0 have come"),
     "streams that leak": ("causal", _graph(_leaking), "batch", "beside 4 other streams: first difference"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgeseq.export.streaming.step_model import streamify
+from tests.export.masked_graphs import COUNTED, MASK, ZEROS, constants, layer
 from tests.export.test_streamify import EVERY_STEP, NO_TIME, TO_CHANNELS, Array, parse, session, stream, weights
 
 STEPS, EDGE = 100_000, 10_000
@@ -30,7 +31,7 @@ def _tcn(pads: Callable[[int], str]) -> str:
 CAUSAL, SAME = _tcn(lambda d: f"{2 * d},0"), _tcn(lambda d: f"{d},{d}")
 BACK = "output = Transpose<perm=[0,2,1]>"
 
-# name: (body that gives every step's features as (B, T, 4) in `output`, constants)
+# name: (body that gives every step's features as (B, T, K) in `output`, constants)
 EVERY: dict[str, tuple[str, dict[str, Array]]] = {
     "causal convolutions": (f"{CAUSAL} {BACK}(y)", CONVS),
     "'same' convolutions: masks, delay lines, position": (f"{SAME} {BACK}(y)", CONVS),
@@ -51,6 +52,15 @@ EVERY: dict[str, tuple[str, dict[str, Array]]] = {
         FIRST | GRU,
     ),
 }
+
+CONV = "t0 = Transpose<perm=[0,2,1]>(input) c0 = Conv<pads=[1,1]>(t0, W0, B0) seen = Transpose<perm=[0,2,1]>(c0) "
+MASKED = {
+    "LSTM under a mask": MASK + COUNTED + layer("LSTM"),
+    "GRU under a mask, zeros between": MASK + COUNTED + layer("GRU", spread=ZEROS),
+    "RNN under a mask, behind lookahead": CONV + MASK + COUNTED + layer("RNN", "seen"),
+}
+for name, body in MASKED.items():
+    EVERY[name] = body, constants(name.split()[0], body, least=1.0) | (FIRST if "Conv" in body else {})
 
 # name: (operator over time of (B, T, 4), what it is of float64 rows)
 POOLS: dict[str, tuple[str, Callable[[Array], Array]]] = {

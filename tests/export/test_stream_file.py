@@ -120,3 +120,27 @@ def test_ports_that_no_stream_can_have(tmp_path: Path) -> None:
             NotStreamableError, match=f"takes batches of exactly {batch}, .*export the model with a dyn"
         ):
             streamify(save("float", "3", batch), tmp_path / "s.stream.onnx")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("double", "t = Transpose<perm=[0,2,1]>(input) p = MaxPool<kernel_shape=[3], pads=[2,0]>(t) "
+         "output = Transpose<perm=[0,2,1]>(p)"),
+        ("double", "m = ReduceMax<keepdims=1>(input, ONE) output = Tanh(m)"),
+        ("double", "output = Pad(input, PADS)"),
+        ("int32", "s = ReduceSum<keepdims=1>(input, ONE) output = Neg(s)"),
+    ],
+)  # fmt: skip
+def test_earlier_rows_of_another_type_are_refused_by_name(kind: str, body: str, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g ({kind}[batch, time, 4] input) => ({kind}[batch, rows, 4] output) {{ {body} }}"""
+    )
+    for name, array in (("ONE", np.array([1])), ("PADS", np.array([0, 0, 0, 0, 2, 0]))):
+        if name in body:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(NotStreamableError, match=r"earlier rows of '\w+', of (DOUBLE|INT32), .*Cast to float32"):
+        streamify(tmp_path / "m.onnx", tmp_path / "m.stream.onnx", 1)
+    assert not (tmp_path / "m.stream.onnx").exists()

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 
 from edgeseq import runtime as rt
-from edgeseq.errors import ConfigError, NotStreamableError, VerificationError
+from edgeseq.errors import ConfigError, InputError, NotStreamableError, VerificationError
 from edgeseq.export import streamify, verify
-from tests.export.stream_files import CONV, TO, offline_file
-
-
-def same_with_a_stride(folder: Path) -> Path:
-    model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 18]>
-        g (float[batch, time, 4] input) => (float[batch, rows, 2] output)
-        {{ {TO} c = Conv<auto_pad="SAME_UPPER", strides=[2]>(t, V, D) output = Transpose<perm=[0,2,1]>(c) }}"""
-    )
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(CONV[name], name) for name in ("V", "D"))
-    onnx.save(model, folder / "m.onnx")
-    return folder / "m.onnx"
+from edgeseq.export.convert import to_onnx
+from edgeseq.export.streaming.step_model import streamify as derive
+from edgeseq.model_file import Conditions, Description
+from tests.export.stream_files import offline_file, same_with_a_stride
+from tests.export.test_streamify import session, stream
 
 
 @pytest.mark.parametrize("remainder", [0, 1])
@@ -32,12 +27,16 @@ def test_same_padding_with_a_stride_by_a_promise(remainder: int, tmp_path: Path)
     with pytest.raises(NotStreamableError, match="its padding depends on the length"):
         streamify(offline, out)
     assert streamify(offline, out, length_modulo=(2, remainder)).contract.worst < 1e-5
-    assert verify(out, offline, length_modulo=(2, remainder), write=False).worst < 1e-5
+    assert verify(out, offline, write=False).worst < 1e-5  # the file says what it was made with
+    assert rt.load(out).description.conditions == Conditions(length_modulo=(2, remainder))
     with pytest.raises(VerificationError):
         verify(out, offline, length_modulo=(2, 1 - remainder), write=False)
     x = np.random.default_rng(0).normal(size=(20 + remainder, 4)).astype(np.float32)
-    stream = rt.load(out).stream()
-    rows = np.concatenate([stream.push(x), stream.flush()])
+    pump = rt.load(out).stream("pump")
+    early = pump.push(x[:-1])
+    with pytest.raises(InputError, match=f"'pump'.*expected {remainder} samples modulo 2 at flush.*push as many as"):
+        pump.flush()
+    rows = np.concatenate([early, pump.push(x[-1:]), pump.flush()])
     np.testing.assert_allclose(rows, ort.InferenceSession(offline).run(None, {"input": x[None]})[0][0], atol=1e-5)
     with pytest.raises(ConfigError, match="are not what length_modulo"):
         streamify(offline, out, length_modulo=(2, remainder), check_inputs=[x[1:]])
@@ -50,12 +49,13 @@ def test_a_window_equals_the_offline_model_until_it_is_full(kind: str, window: i
     report = streamify(offline, out, pooling_window=window)
     assert report.description.output.timing.law == "window"  # type: ignore[union-attr]
     assert any("while no more than the window's had come" in note for note in report.contract.notes)
-    assert any("were not compared; give the pooling_window" in note for note in verify(out, offline, write=False).notes)
+    assert verify(out, offline, write=False).notes == report.contract.notes  # the file says what it was made with
+    assert rt.load(out).description.conditions == Conditions(pooling_window=window)
     ort_session = ort.InferenceSession(offline)
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     for n in (1, 5, 7, 8, 30):
-        stream = rt.load(out).stream()
-        last = np.concatenate([stream.push(x[:n]), stream.flush()])[-1]
+        running = rt.load(out).stream()
+        last = np.concatenate([running.push(x[:n]), running.flush()])[-1]
         expected = ort_session.run(None, {"input": x[None, :n]})[0][0]
         if n <= window:
             np.testing.assert_allclose(last, expected, atol=1e-5)
@@ -66,13 +66,63 @@ def test_a_window_equals_the_offline_model_until_it_is_full(kind: str, window: i
             verify(out, offline, pooling_window=3 * window)
 
 
+WRONG: list[Any] = [(2, 2), (0, 0), (2, -1), (2,), (2, 0, 1), 2, "ab", (2.0, 0), (2, False), (10**9, 0)]
+
+
 def test_what_is_no_option(tmp_path: Path) -> None:
     offline, out = offline_file(tmp_path, "causal"), tmp_path / "m.stream.onnx"
     for options, told in (
         ({"pooling_window": 4}, "has no pool over time"),
         ({"pooling_window": 0}, "expected a number of rows"),
-        ({"length_modulo": (2, 2)}, "expected .modulus, remainder."),
+        ({"pooling_window": 10**9}, "expected a number of rows from 1 to 100000, or None, got 1000000000"),
+        *(({"length_modulo": wrong}, "expected .modulus, remainder.") for wrong in WRONG),
     ):
         with pytest.raises(ConfigError, match=told):
             streamify(offline, out, **options)
     assert not out.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("kind", ["Conv1D", "MaxPooling1D", "AveragePooling1D"])
+@pytest.mark.parametrize(("strides", "modulus"), [((5,), 5), ((2, 5), 10)])
+def test_padding_computed_from_the_length_by_a_promise(
+    kind: str, strides: tuple[int, ...], modulus: int, randomise: Callable[..., Any]
+) -> None:
+    L = keras.layers
+    layers = [
+        L.Conv1D(3, 3, strides=stride, padding="same")
+        if kind == "Conv1D"
+        else getattr(L, kind)(3, strides=stride, padding="same")
+        for stride in strides
+    ]
+    model = randomise(keras.Sequential([keras.Input((None, 4)), *layers, L.Dense(2)]))
+    offline = to_onnx(model).model
+    ort_session = session(offline)
+    with pytest.raises(NotStreamableError, match=r"its padding depends on the length|asks for the length"):
+        derive(offline)
+    for remainder in range(modulus):
+        step = derive(offline, length_modulo=(modulus, remainder))
+        for n in (3 * modulus + remainder, 7 * modulus + remainder):
+            x = np.random.default_rng(n).normal(size=(2, n, 4)).astype(np.float32)
+            (expected,) = ort_session.run(None, {str(offline.graph.inputs[0].name): x})
+            for sizes in ([1] * n, [3, 1, 7, 2], [n]):
+                got = stream(step, x, sizes)
+                assert got.shape == expected.shape
+                np.testing.assert_allclose(got, expected, atol=1e-5)
+    with pytest.raises(NotStreamableError, match=r"too little|asks for the length"):
+        derive(offline, length_modulo=(3, 1))
+
+
+def test_a_padding_that_most_lengths_do_not_need_is_no_constant(randomise: Callable[..., Any]) -> None:
+    layers = keras.layers.Conv1D(3, 3, strides=50, padding="same"), keras.layers.Dense(2)
+    offline = to_onnx(randomise(keras.Sequential([keras.Input((None, 4)), *layers]))).model
+    with pytest.raises(NotStreamableError, match="asks for the length"):
+        derive(offline)
+
+
+def test_files_without_conditions_have_no_such_field(tmp_path: Path) -> None:
+    offline, out = offline_file(tmp_path, "causal"), tmp_path / "m.stream.onnx"
+    description = streamify(offline, out).description
+    assert description.conditions == Conditions()
+    assert "conditions" not in description.to_json()
+    assert Description.from_json(description.to_json()) == description

@@ -36,6 +36,21 @@ class Drawn:
         self.length[name] = lambda n: max(0, length(before(n)))
         self.backwards[name] = self.backwards[source] if backwards is None else backwards
 
+    def between(self, text: str) -> str:
+        """A tensor that no block takes up; its name."""
+        name = self.name()
+        self.body.append(f"{name} = {text}")
+        return name
+
+    def alike(self, source: str) -> list[str]:
+        """The tensors that are as long as this one, whatever the sequence's length, and run in its direction."""
+        return [
+            other
+            for other in self.length
+            if self.backwards[other] == self.backwards[source]
+            and all(self.length[other](n) == self.length[source](n) for n in range(40, 70))
+        ]
+
     def constant(self, value: Array) -> str:
         name = f"C{len(self.constants)}"
         self.constants[name] = value
@@ -71,7 +86,10 @@ def _crop(d: Drawn, source: str) -> None:
 
 def _pad(d: Drawn, source: str) -> None:
     before, after = d.draw(st.integers(0, 3)), d.draw(st.integers(0, 3))
-    pads, number = d.constant(np.array([0, 0, before, 0, 0, after])), d.constant(np.array(0.5, np.float32))
+    pads, number = (
+        d.constant(np.array([0, 0, before, 0, 0, after])),
+        d.constant(np.array(d.draw(st.sampled_from([0.5, -1.0])), np.float32)),
+    )
     d.add(f"Pad({source}, {pads}, {number})", source, lambda n: n + before + after)
 
 
@@ -119,21 +137,59 @@ def _gru(d: Drawn, source: str) -> None:
 
 
 def _pointwise(d: Drawn, source: str) -> None:
-    d.add(f"{d.draw(st.sampled_from(['Relu', 'Tanh', 'Neg', 'Sigmoid', 'Exp']))}({source})", source, lambda n: n)
+    d.add(f"{d.draw(st.sampled_from(['Relu', 'Tanh', 'Neg', 'Sigmoid', 'Softplus']))}({source})", source, lambda n: n)
 
 
 def _merge(d: Drawn, source: str) -> None:
-    same = [
-        other
-        for other in d.length
-        if d.backwards[other] == d.backwards[source]
-        and all(d.length[other](n) == d.length[source](n) for n in range(40, 70))
-    ]
-    other = d.draw(st.sampled_from(same))
+    other = d.draw(st.sampled_from(d.alike(source)))
     d.add(f"{d.draw(st.sampled_from(['Add', 'Mul', 'Max']))}({source}, {other})", source, lambda n: n)
 
 
+def _chomp(d: Drawn, source: str) -> None:
+    """Padding at both ends, an activation, and the end cut off: more of it, as much, or less."""
+    reach, after = 2 * d.draw(st.integers(1, 3)), d.draw(st.integers(0, 4))
+    w, b = d.constant(weights(WIDTH, WIDTH, 3)), d.constant(weights(WIDTH))
+    conv = d.between(f"Conv<pads=[{reach},{after}], dilations=[{reach // 2}]>({source}, {w}, {b})")
+    act = d.between(f"{d.draw(st.sampled_from(['Relu', 'Sigmoid', 'Softplus']))}({conv})")
+    cut = d.draw(st.integers(1, 5))
+    given = [d.constant(np.array([n])) for n in (0, -cut, 2)]
+    d.add(f"Slice({act}, {', '.join(given)})", source, lambda n: n + after - cut)
+
+
+def _one_axis(d: Drawn, source: str) -> None:
+    """Batch and time as one axis, a product of two such tensors, and as two again."""
+    other = d.draw(st.sampled_from(d.alike(source)))
+    order = d.draw(st.sampled_from(["0,2,1", "2,0,1"]))
+    back = {"0,2,1": "0,2,1", "2,0,1": "1,2,0"}[order]
+    rows = [d.between(f"Transpose<perm=[{order}]>({name})") for name in (source, other)]
+    flat, (zero, two, width) = d.constant(np.array([-1, WIDTH])), (d.constant(np.array([n])) for n in (0, 2, WIDTH))
+    merged = [d.between(f"Reshape({name}, {flat})") for name in rows]
+    product = d.between(f"MatMul({merged[0]}, {d.constant(weights(WIDTH, WIDTH))})")
+    mixed = d.between(f"{d.draw(st.sampled_from(['Add', 'Mul', 'Max']))}({product}, {merged[1]})")
+    sizes = d.between(f"Slice({d.between(f'Shape({rows[0]})')}, {zero}, {two})")
+    apart = d.between(f"Reshape({mixed}, {d.between(f'Concat<axis=0>({sizes}, {width})')})")
+    d.add(f"Transpose<perm=[{back}]>({apart})", source, lambda n: n)
+
+
+def _over_channels(d: Drawn, source: str) -> None:
+    how = d.draw(
+        st.sampled_from(["Softmax<axis=1>({})", "CumSum({}, {one})", 'Einsum<equation="bct,cd->bdt">({}, {w})'])
+    )
+    given = {"one": "", "w": ""}
+    if "{one}" in how:
+        given["one"] = d.constant(np.array(1))
+    if "{w}" in how:
+        given["w"] = d.constant(weights(WIDTH, WIDTH))
+    d.add(how.format(source, **given), source, lambda n: n)
+
+
+def _running_sum(d: Drawn, source: str) -> None:
+    if not d.backwards[source]:
+        d.add(f"CumSum({source}, {d.constant(np.array(2))})", source, lambda n: n)
+
+
 BLOCKS = [_conv, _conv, _conv, _conv_transpose, _pool, _crop, _pad, _repeat, _reverse, _gru, _pointwise, _merge, _merge]
+BLOCKS += [_chomp, _one_axis, _over_channels, _running_sum]
 
 
 def _draw_graph(draw: Any) -> tuple[str, dict[str, Array], Callable[[int], bool]]:

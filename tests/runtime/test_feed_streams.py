@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from edgeseq import runtime as rt
 from edgeseq.errors import InputError, ShapeError
 from edgeseq.runtime.feed_streams import ModelStreams
-from tests.runtime.feed_models import adds_up, files, messy, said
+from tests.runtime.feed_models import adds_up, files, messy, said, streaming
 from tests.runtime.test_feeder import tiny_samples
 
 TINY = rt.load("tests/data/tiny.stream.onnx")
@@ -68,3 +69,26 @@ def test_an_error_among_many_leaves_what_came_before_for_the_next_call() -> None
     assert [(p.stream_id, p.index) for p in feeder.feed_many([rt.Sample("a", x[3])])] == [("a", 0), ("a", 1)]
     assert [p.index for p in feeder.drain("b")] == [0]
     assert feeder.counters.received == 4
+
+
+@pytest.mark.parametrize("name", ["tokens", "ports", "lookahead", "strided, ahead", "several rows", "mean"])
+def test_on_a_pool_a_feed_is_what_it_is_on_streams(name: str) -> None:
+    model = streaming(name)
+    clock = rt.SensorClock(rate_hz=50, gap="hold", missing="reject", jump="reset", grace_s=0.06)
+    sent = messy(model, 120, 0, 6)
+    alone, first, second = (rt.Feeder(model, clock, pool=p) for p in (None, model.pool(100), model.pool(100)))
+    out = [p for s in sent for p in alone.feed_many([s], on_error=lambda *_: None)]
+    pooled = first.feed_many(sent[:60], on_error=lambda *_: None)
+    for stream_id in first.ids:
+        second.restore(stream_id, first.snapshot(stream_id))
+    pooled += second.feed_many(sent[60:], on_error=lambda *_: None)
+    for stream_id in alone.ids:
+        out += alone.flush(stream_id)
+        pooled += second.flush(stream_id)
+        ours, theirs = ([p for p in each if p.stream_id == stream_id] for each in (out, pooled))
+        facts = [[(p.output_name, p.index, p.sample, p.time_s, p.after_gap) for p in each] for each in (ours, theirs)]
+        assert facts[0] == facts[1]
+        for p, q in zip(ours, theirs, strict=True):  # a pool may multiply in another order
+            np.testing.assert_allclose(p.output, q.output, atol=1e-5)
+        second.close(stream_id)
+    assert second.counters.used == alone.counters.used

@@ -387,20 +387,21 @@ def test_junk_gives_named_errors_and_the_feed_goes_on(
 
 
 def test_a_reset_keeps_what_waits_and_knows_what_was_taken() -> None:
-    clock = rt.SensorClock(rate_hz=50, missing="interpolate", grace_s=0.04)
+    clock = rt.SensorClock(rate_hz=50, gap="hold", missing="interpolate", grace_s=0.04)
     feeder, x = rt.Feeder(TINY, clock), tiny_samples(9)
     missing = {3, 4}
     sent = [rt.Sample("a", [None, *row[1:].tolist()] if i in missing else row, sequence=i) for i, row in enumerate(x)]
-    out = [p for i in (0, 1, 2, 3, 4, 6) for p in feeder.feed(sent[i])]
+    out = [p for i in (0, 2, 3, 4, 6) for p in feeder.feed(sent[i])]
     assert feeder.n_waiting("a") == 3  # two without the channel's next value, one behind a hole
     feeder.reset("a")
     assert feeder.n_waiting("a") == 3
     adds_up(feeder)
-    for i in (3, 5, 7, 8, 1, 4):  # 3 waits already; 1 was used before the reset
+    for i in (3, 5, 7, 8, 1, 2, 4):  # 3 waits already; 1 is late; 2 and 4 were used
         out += feeder.feed(sent[i])
     out += feeder.flush("a")
-    assert (feeder.counters.duplicates, feeder.counters.late, feeder.counters.used) == (3, 0, 9)
+    assert (feeder.counters.duplicates, feeder.counters.late, feeder.counters.used) == (3, 1, 8)
     adds_up(feeder)
     whole = x.copy()
+    whole[1] = x[0]
     whole[[3, 4], 0] = x[5, 0]  # before the first value there is no line to draw
-    assert_same_bits(rows_fed(out), rows_of(TINY, [[(row,) for row in x[:3]], [(row,) for row in whole[3:]]]))
+    assert_same_bits(rows_fed(out), rows_of(TINY, [[(row,) for row in whole[:3]], [(row,) for row in whole[3:]]]))

@@ -1,0 +1,133 @@
+"""Where several ways to stream meet: any chunking, a snapshot at any sample, and a pool give what one chunk gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseq import runtime as rt
+from tests.runtime.pool_models import assert_close, bits, part, samples
+from tests.runtime.seams import SEAMS, write
+
+Load = Callable[[str], rt.Model]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """The streaming model of a seam, made once."""
+    made: dict[str, rt.Model] = {}
+
+    def model(name: str) -> rt.Model:
+        if name not in made:
+            made[name] = rt.load(write(name, tmp_path_factory.mktemp("seam")))
+        return made[name]
+
+    return model
+
+
+def _sequence(model: rt.Model, n: int, seed: int) -> Any:
+    """Of as many samples as are promised, about n, with steps that a mask leaves out, the first two among them."""
+    modulus, remainder = model.description.conditions.length_modulo or (1, 0)
+    x = samples(model, n // modulus * modulus + remainder, seed)
+    given = x["input"] if isinstance(x, dict) else x
+    masked = np.random.default_rng(seed).random(len(given)) < 0.4
+    masked[:2] = True
+    given[masked] = -np.abs(given[masked])
+    return x
+
+
+def _length(x: Any) -> int:
+    return len(x["input"] if isinstance(x, dict) else x)
+
+
+def _joined(model: rt.Model, given: list[Any]) -> dict[str, Any]:
+    """All rows of each output, of what calls gave."""
+    rows: dict[str, list[Any]] = {port.name: [np.zeros((0, *port.shape))] for port in model.description.outputs}
+    for each in given:
+        for port in model.description.outputs:
+            y = each[port.name] if isinstance(each, dict) else each
+            if y is not None:
+                rows[port.name].append(y.reshape(-1, *port.shape))
+    return {name: np.concatenate(parts).astype(np.float32) for name, parts in rows.items()}
+
+
+def _whole(model: rt.Model, x: Any) -> dict[str, Any]:
+    stream = model.stream()
+    return _joined(model, [stream.push(x), stream.flush()])
+
+
+@pytest.mark.parametrize("name", SEAMS)
+def test_a_snapshot_at_any_sample_continues_bitwise(name: str, load: Load) -> None:
+    model = load(name)
+    x = _sequence(model, 22, 0)
+    n, stream = _length(x), model.stream()
+    snapshots, given = [], []
+    for i in range(n):
+        snapshots.append(stream.snapshot())
+        given.append(stream.step(part(x, i)))
+    snapshots.append(stream.snapshot())
+    given.append(stream.flush())
+    assert_close(_joined(model, given), _whole(model, x))
+    for i, snapshot in enumerate(snapshots):
+        twin = model.restore(snapshot)
+        assert twin.snapshot() == snapshot
+        again = [twin.step(part(x, j)) for j in range(i, n)]
+        assert [bits(y) for y in (*again, twin.flush())] == [bits(y) for y in given[i:]]
+        assert twin.snapshot() == stream.snapshot()
+    stream.reset()
+    assert stream.snapshot() == snapshots[0]
+    assert all(len(rows) == 0 for rows in _joined(model, [stream.flush()]).values())
+
+
+@pytest.mark.parametrize("name", SEAMS)
+def test_a_pool_gives_what_lone_streams_give(name: str, load: Load) -> None:
+    model, rng = load(name), np.random.default_rng(1)
+    data = {str(i): _sequence(model, int(rng.integers(1, 40)), i) for i in range(9)}
+    given: dict[str, list[Any]] = {i: [] for i in data}
+    pool = model.pool(slab=4, shards=2)
+    for i in data:
+        pool.open(i)
+    left = list(data)
+    while left:
+        some = [i for i in left if rng.random() < 0.7]
+        sizes = {i: min(int(rng.choice([0, 1, 2, 5])), _length(data[i]) - pool.position(i)) for i in some}
+        if rng.integers(2):
+            chunks = {i: part(data[i], slice(pool.position(i), pool.position(i) + n)) for i, n in sizes.items()}
+            got = pool.push(chunks)
+        else:
+            got = pool.step({i: part(data[i], pool.position(i)) for i in some if sizes[i] or pool.position(i) == 0})
+        for i, y in got.items():
+            given[i].append(y)
+        for i in [i for i in left if pool.position(i) == _length(data[i])]:
+            given[i].append(pool.flush(i))
+            left.remove(i)
+        snapshot = pool.snapshot()
+        pool = model.restore_pool(snapshot, slab=int(rng.integers(1, 9)), shards=2)
+        assert pool.snapshot() == snapshot
+        assert all(model.restore(pool.snapshot(i)).snapshot() == pool.snapshot(i) for i in data)
+    for i, x in data.items():
+        assert_close(_joined(model, given[i]), _whole(model, x))
+
+
+def test_a_pool_refuses_a_length_that_was_not_promised(load: Load) -> None:
+    model = load("both ways, by a promise")
+    x = samples(model, 9, 0)
+    pool, stream = model.pool(), model.stream("a")
+    pool.open("a")
+    assert len(pool.flush("a")) == 0  # of nothing, as a stream
+    pool.reset("a")
+    pool.push({"a": x[:8]})
+    stream.push(x[:8])
+    before = pool.snapshot()
+    with pytest.raises(rt.InputError) as of_stream:
+        stream.flush()
+    with pytest.raises(rt.InputError, match=r"stream 'a', sample 8: expected 1 samples modulo 2 at flush") as of_pool:
+        pool.flush("a")
+    assert str(of_pool.value) == str(of_stream.value)
+    assert pool.snapshot() == before
+    assert_close(pool.push({"a": x[8:]})["a"], stream.push(x[8:]))
+    assert_close(pool.flush("a"), stream.flush())
+    assert len(pool.flush("a")) == 0
