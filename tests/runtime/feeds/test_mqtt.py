@@ -20,6 +20,7 @@ from edgeseq.runtime import feeds
 from tests.runtime.feeds.brokers import MOSQUITTO, Broker
 from tests.runtime.feeds.running import MODEL, as_json, by_stream, direct, edgeseq_run, read, wait_until, walk
 
+pytestmark = pytest.mark.usefixtures("nothing_left_open")
 needs_mosquitto = pytest.mark.skipif(
     not MOSQUITTO, reason="mosquitto is not installed (Debian: apt-get install mosquitto)"
 )

@@ -200,7 +200,7 @@ def test_errors_of_samples_are_counted_told_and_left_out(tmp_path: Path) -> None
     assert report.errors == {"bad_field": 1, "bad_input": 1, "not_json": 1, "clock_jump": 1, "gap": 1}
     assert read(tmp_path / "out") == direct(samples)
     assert "line 3 of" in told[0][1]
-    assert "expected stream_id as text, got 7" in told[0][1]
+    assert "expected stream_id as text of 1 to 1000 characters, got 7" in told[0][1]
     assert "line 9 of" in told[4][1]
 
 
