@@ -39,7 +39,7 @@ class Address:
     port: int | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # a token may be among them
 
     @classmethod
     def parse(cls, text: str) -> Address:

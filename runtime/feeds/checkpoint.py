@@ -127,9 +127,7 @@ class Journal:
 
     def add(self, samples: list[Sample]) -> None:
         """Keep samples before they are used."""
-        facts = ([s.stream_id, s.values, s.timestamp_s, s.sequence] for s in samples)
-        text = "".join(json.dumps(each, default=_plain) + "\n" for each in facts)
-        self._write(text)
+        self._write("".join(_line(sample) for sample in samples))
 
     def out(self, n_predictions: int) -> None:
         """Keep that so many predictions are out."""
@@ -197,6 +195,14 @@ def unpack_run(data: bytes) -> RunState:
         return RunState(**{**facts, "streams": streams})
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(f"its fields are not those of a run ({error})") from error
+
+
+def _line(sample: Sample) -> str:
+    facts = [sample.stream_id, sample.values, sample.timestamp_s, sample.sequence]
+    try:
+        return json.dumps(facts, default=_plain) + "\n"
+    except RecursionError:  # it nests deeper than any values of a model, and will be refused
+        return ""
 
 
 def _plain(value: Any) -> Any:

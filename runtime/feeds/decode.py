@@ -30,6 +30,8 @@ KINDS = {
 }
 """The names under which frames that hold no sample are counted."""
 
+_LONGEST_ID = 1000
+
 FACTS = ("stream_id", "timestamp_s", "sequence")
 """What a sample carries beside its values."""
 
@@ -239,8 +241,11 @@ def decoder(format_name: str, columns: str | None = None, *, named: bool = True)
 def _sample(facts: Mapping[str, Any], values: Any, where: str, stream_id: str) -> Sample:
     """A sample, once its facts are of the types that they must be."""
     given_id = facts.get("stream_id")
-    if given_id is not None and (not isinstance(given_id, str) or not given_id):
-        raise FrameError("bad_field", f"{where}: expected stream_id as text, got {_short(given_id)}")
+    if given_id is not None and not _is_id(given_id):
+        raise FrameError(
+            "bad_field",
+            f"{where}: expected stream_id as text of 1 to {_LONGEST_ID} characters, got {_short(given_id)}",
+        )
     sequence = facts.get("sequence")
     if sequence is not None and (type(sequence) is not int or not abs(sequence) < 2**62):
         raise FrameError("bad_field", f"{where}: expected sequence as a whole number, got {_short(sequence)}")
@@ -255,6 +260,16 @@ def _sample(facts: Mapping[str, Any], values: Any, where: str, stream_id: str) -
                 "bad_field", f"{where}: expected timestamp_s in seconds, got {_short(facts['timestamp_s'])}"
             )
     return Sample(given_id or stream_id, values, time_s, sequence)
+
+
+def _is_id(given: object) -> bool:
+    if not isinstance(given, str) or not 1 <= len(given) <= _LONGEST_ID:
+        return False
+    try:
+        given.encode()  # JSON can name half a character, which no sink can write
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(data: bytes, where: str) -> str:

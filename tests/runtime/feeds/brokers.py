@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+_PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
+MOSQUITTO = None if os.environ.get("EDGESEQ_TEST_BROKER") == "amqtt" else shutil.which("mosquitto", path=_PATH)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Shared by the tests of feeds: what a test leaves open is that test's failure."""
+"""Shared by the tests of sockets: what a test leaves open is that test's failure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def nothing_left_open() -> Iterator[None]:
     """Collect what is left, so that a socket that nobody closed is a warning, and so an error, of its own test."""
     yield

@@ -20,6 +20,7 @@ from edgeseq.runtime import feeds
 from tests.runtime.feeds.brokers import MOSQUITTO, Broker
 from tests.runtime.feeds.running import MODEL, as_json, by_stream, direct, edgeseq_run, read, wait_until, walk
 
+pytestmark = pytest.mark.usefixtures("nothing_left_open")
 needs_mosquitto = pytest.mark.skipif(
     not MOSQUITTO, reason="mosquitto is not installed (Debian: apt-get install mosquitto)"
 )
@@ -133,6 +134,7 @@ def test_a_broker_that_is_killed_loses_and_repeats_nothing(
                     while left:
                         if kills and len(left) <= len(samples) * kills / (n_kills + 1):
                             kills -= 1
+                            await asyncio.sleep(0.3)  # mosquitto writes its database after it acknowledged
                             broker.kill()
                             await asyncio.to_thread(broker.start)
                         await client.publish(f"sensors/{left[0].stream_id}/imu", numbered(left[0]), qos=1, timeout=5)
@@ -142,6 +144,7 @@ def test_a_broker_that_is_killed_loses_and_repeats_nothing(
         await until(lambda: run.report.predictions >= len(samples))
 
     report = asyncio.run(running(run, publish))
+    assert report.errors == {}
     assert report.transport["mqtt_connections"] > n_kills / 2
     assert by_stream(read(out)) == by_stream(direct(samples))
 

@@ -16,6 +16,7 @@ from edgeseq.errors import ConfigError, FeedError, SnapshotError
 from edgeseq.runtime import feeds
 from edgeseq.runtime.feeds.decode import JsonDecoder
 from edgeseq.runtime.feeds.frame_queue import FrameQueue
+from tests.runtime.feeds.brokers import free_port
 from tests.runtime.feeds.running import MODEL, as_json, direct, read, walk, write_csv, write_jsonl
 
 
@@ -174,6 +175,18 @@ def test_a_sink_that_is_stuck_holds_a_stopped_run_up_only_so_long() -> None:
         asyncio.run(go())
 
 
+def test_a_run_can_be_stopped_while_its_sink_cannot_be_reached(tmp_path: Path) -> None:
+    async def go() -> feeds.RunReport:
+        run = feeds.run(rt.load(MODEL), ListFeed(walk(3)), f"mqtt://127.0.0.1:{free_port()}/out")
+        task = asyncio.ensure_future(run._run())
+        await asyncio.sleep(0.2)
+        assert not task.done()
+        run.stop()
+        return await asyncio.wait_for(task, 10)
+
+    assert asyncio.run(go()).frames == 0
+
+
 def test_errors_of_samples_are_counted_told_and_left_out(tmp_path: Path) -> None:
     samples = walk(4, ["w"])
     lines = [as_json(s) for s in samples]
@@ -187,7 +200,7 @@ def test_errors_of_samples_are_counted_told_and_left_out(tmp_path: Path) -> None
     assert report.errors == {"bad_field": 1, "bad_input": 1, "not_json": 1, "clock_jump": 1, "gap": 1}
     assert read(tmp_path / "out") == direct(samples)
     assert "line 3 of" in told[0][1]
-    assert "expected stream_id as text, got 7" in told[0][1]
+    assert "expected stream_id as text of 1 to 1000 characters, got 7" in told[0][1]
     assert "line 9 of" in told[4][1]
 
 

@@ -20,6 +20,8 @@ from tests.runtime.feeds.brokers import free_port
 from tests.runtime.feeds.running import MODEL, as_json, by_stream, direct, read, walk, write_jsonl
 from tests.runtime.feeds.test_mqtt import running, until
 
+pytestmark = pytest.mark.usefixtures("nothing_left_open")
+
 
 def listening(run: feeds.Run) -> Callable[[], bool]:
     part: Any = run._feed
