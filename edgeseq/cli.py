@@ -25,11 +25,10 @@ from edgeseq.bench.command import bench
 from edgeseq.certificate import certificate_of
 from edgeseq.errors import ConfigError, ExportError, MissingDependencyError
 from edgeseq.model_file import Conditions
-from edgeseq.runtime.serve.command import serve
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
 app.command(bench)
-app.command(serve)
+app.command("edgeseq.runtime.serve.command:serve")  # imported when it is asked for
 
 
 @app.command

@@ -87,7 +87,15 @@ def test_tokens_are_scalars() -> None:
 
 @pytest.mark.parametrize(
     ("frame", "ref"),
-    [('{"ref": 7}', 7), ('{"ref": "7"}', None), ("{", None), ("[]", None), (GOOD, 5), (GOOD[:4], None), ("[" * 9999, None)],
+    [
+        ('{"ref": 7}', 7),
+        ('{"ref": "7"}', None),
+        ("{", None),
+        ("[]", None),
+        (GOOD, 5),
+        (GOOD[:4], None),
+        ("[" * 9999, None),
+    ],
 )
 def test_an_error_finds_its_asker(frame: str | bytes, ref: int | None) -> None:
     assert ref_of(frame) == ref
