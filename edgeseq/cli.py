@@ -28,7 +28,11 @@ from edgeseq.model_file import Conditions
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
 app.command(bench)
-app.command("edgeseq.runtime.serve.command:serve")  # imported when it is asked for
+# Imported when it is asked for, since it needs the runtime.
+app.command(
+    "edgeseq.runtime.serve.command:serve",
+    help="Serve a model: a WebSocket for streams, a live page, /metrics, and single windows over HTTP.",
+)
 
 
 @app.command

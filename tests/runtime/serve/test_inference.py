@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from edgeseq import runtime as rt
 from edgeseq.errors import DTypeError, EdgeseqError, InputError, NonFiniteError, ShapeError
+from edgeseq.runtime.serve import app
 from edgeseq.runtime.serve.inference import Inference
 from tests.runtime.serve.serving import OFFLINE, TINY, noise, run, serving
 
@@ -106,5 +109,58 @@ def test_the_protocol_over_http() -> None:
                 assert answer.status == 413
             async with served.http.post(served.base + "/v2/models/other/infer", json={}) as answer:
                 assert answer.status == 404
+
+    run(test)
+
+
+def test_only_so_many_windows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with serving() as served:
+            free = threading.Event()
+            monkeypatch.setattr(Inference, "infer", lambda self, given: {"waited": free.wait(10)})
+            url = served.base + "/v2/models/tiny/infer"
+
+            async def post() -> int:
+                async with served.http.post(url, json={}) as answer:
+                    return answer.status
+
+            waiting = [asyncio.create_task(post()) for _ in range(2)]
+            while served.server.windows < 2:
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(app, "MOST_WINDOWS", 2)
+            assert await post() == 503
+            free.set()
+            assert await asyncio.gather(*waiting) == [200, 200]
+            assert (await post(), served.server.windows) == (200, 0)
+
+    run(test)
+
+
+def test_tritons_own_client() -> None:
+    client_module = pytest.importorskip("tritonclient.http")
+    x = noise(40).reshape(2, 20, 3)
+
+    def ask(address: str) -> Any:
+        client = client_module.InferenceServerClient(address)
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("tiny")
+        assert client.get_server_metadata()["name"] == "edgeseq"
+        assert client.get_model_metadata("tiny")["inputs"][0]["shape"] == [-1, -1, 3]
+        given = client_module.InferInput("input", list(x.shape), "FP32")
+        given.set_data_from_numpy(x, binary_data=False)
+        wanted = client_module.InferRequestedOutput("output", binary_data=False)
+        answer = client.infer("tiny", [given], outputs=[wanted], request_id="7")
+        given.set_data_from_numpy(x)  # binary
+        with pytest.raises(Exception, match="binary_data=False"):
+            client.infer("tiny", [given], outputs=[wanted])
+        client.close()
+        return answer.as_numpy("output")
+
+    async def test() -> None:
+        async with serving() as served:
+            got = await asyncio.to_thread(ask, served.base.removeprefix("http://"))
+            offline = rt.load_offline(OFFLINE)
+            np.testing.assert_allclose(got, np.stack([offline.run(window) for window in x]), atol=1e-5)
 
     run(test)
