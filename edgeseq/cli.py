@@ -30,11 +30,14 @@ from edgeseq.cli_rows import (
     shape,
     timing_rows,
 )
-from edgeseq.runtime.serve.command import serve
 
 app = App(name="edgeseq", version=edgeseq.__version__, help="Keras sequence models to real-time predictions.")
 app.command(bench)
-app.command(serve)
+# Imported when it is asked for, since it needs the runtime.
+app.command(
+    "edgeseq.runtime.serve.command:serve",
+    help="Serve a model: a WebSocket for streams, a live page, /metrics, and single windows over HTTP.",
+)
 
 
 @app.command

@@ -75,7 +75,7 @@ class Access:
         origin = headers.get("Origin")
         if self.is_loopback and not is_loopback(_name(host)):
             return Refusal(403, "host", f"expected a Host of this machine, such as localhost, got {host[:80]!r}")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return Refusal(403, "origin", f"pages of {origin[:80]!r} may not use this server")
         return None
 

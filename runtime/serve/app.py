@@ -34,6 +34,9 @@ PAGE = {
 }
 """The files of the page, all of which are in the package."""
 
+MOST_WINDOWS = 8
+"""Single windows that are computed at a time, in threads; more are refused by status 503."""
+
 OPEN = {"/healthz", "/login"}
 """Paths that need no token."""
 
@@ -42,7 +45,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not no-referrer, under which browsers send forms with the Origin "null", which is refused.
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
@@ -61,6 +65,8 @@ class Server:
     inference: Inference
     uses_tls: bool = False
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
+    under_way: int = 0
+    windows: int = 0
 
     def app(self) -> web.Application:
         """The application, to be run by aiohttp."""
@@ -94,14 +100,23 @@ class Server:
         if refusal is not None:
             response: web.StreamResponse = self._refused(request, refusal)
         else:
+            self.under_way += 1
             try:
-                response = await handler(request)
+                response = await self._answer(request, handler)
             except web.HTTPException as error:
                 self.streams.counters.add("refused_total", f"http_{error.status}")
                 response = _json({"error": error.reason}, error.status)
+            finally:
+                self.under_way -= 1
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        limit = self.streams.limits.connections
+        if self.under_way - len(self.sockets) > limit:
+            raise web.HTTPServiceUnavailable(reason=f"there are {limit} requests under way already")
+        return await handler(request)
 
     def _refused(self, request: web.Request, refusal: Refusal) -> web.Response:
         self.streams.counters.add("refused_total", refusal.kind)
@@ -236,14 +251,19 @@ class Server:
         self._check_name(request)
         if "Inference-Header-Content-Length" in request.headers:
             return self._bad_window("expected JSON, got the binary extension; send binary_data=False", "InputError")
+        body = await request.read()
+        if self.windows >= MOST_WINDOWS:  # numbers take far more memory as Python's than as text
+            raise web.HTTPServiceUnavailable(reason=f"there are {MOST_WINDOWS} windows under way already")
+        self.windows += 1
         try:
-            given = json.loads(await request.read())
-        except (ValueError, RecursionError):
-            return self._bad_window("expected JSON", "FrameError")
-        try:
+            given = json.loads(body)
             return _json(await asyncio.to_thread(self.inference.infer, given))
         except EdgeseqError as error:
             return self._bad_window(str(error), type(error).__name__)
+        except (ValueError, RecursionError):
+            return self._bad_window("expected JSON", "FrameError")
+        finally:
+            self.windows -= 1
 
     def _bad_window(self, message: str, kind: str) -> web.Response:
         self.streams.counters.add("errors_total", kind)

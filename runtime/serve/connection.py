@@ -87,7 +87,7 @@ class Connection:
     def _take(self, request: Request) -> str | bytes:
         # Nothing is opened for samples that are refused, so all that can be checked without a stream is checked first.
         chunk = request.values if request.is_binary else self._chunk(request)
-        n = len(next(iter(chunk.values())) if isinstance(chunk, dict) else chunk)
+        n = max(ServedStream.lengths(chunk))
         if n > self._streams.limits.samples:
             raise FrameError(
                 "too_many_samples",
@@ -99,7 +99,7 @@ class Connection:
         if served is None:
             served = self._opened(request.stream_id, keep=False)
         try:
-            rows = served.take(chunk)
+            rows = self._streams.take(served, chunk)
         except EdgeseqError:
             if is_new:
                 self._forget(request.stream_id, served)

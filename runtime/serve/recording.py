@@ -60,10 +60,11 @@ def read_csv(path: str | os.PathLike[str], port: Port) -> Recording:
         raise ConfigError(f"{where}: expected a CSV file in UTF-8 ({error})") from error
     if not 0 < len(rows) <= LONGEST:
         raise ConfigError(f"{where}: expected 1 to {LONGEST} samples, got {len(rows)}")
-    samples = np.array(rows, port.dtype)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused by that name
+        samples = np.array(rows, port.dtype)
     if not np.isfinite(samples).all():
-        line = 2 + int(np.argmin(np.isfinite(samples).all(axis=1)))
-        raise NonFiniteError(f"{where}: sample {line - 2} holds NaN or infinity; leave it out or mend it")
+        first = int(np.argmin(np.isfinite(samples).all(axis=1)))
+        raise NonFiniteError(f"{where}: sample {first} holds NaN or infinity; leave it out or mend it")
     return Recording(os.path.basename(path), samples)
 
 

@@ -7,6 +7,7 @@ in samples; refuses models that do not take the same input and give the same out
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,15 @@ class Track:
         hop, n = port.timing.hop
         self.samples += [(first + j) * hop // n for j in range(len(rows))]
         self.rows += list(rows)
+
+    def by_place(self) -> dict[tuple[int, int], Array]:
+        """Every row by its sample, and by its number among the rows of that sample."""
+        seen: Counter[int] = Counter()
+        placed = {}
+        for sample, row in zip(self.samples, self.rows, strict=True):
+            placed[sample, seen[sample]] = row
+            seen[sample] += 1
+        return placed
 
 
 class Replay:
@@ -122,10 +132,9 @@ class Replay:
         offline = self.tracks.get("offline")
         if offline is None or not offline.rows:
             return {}
-        truth, told = dict(zip(offline.samples, offline.rows, strict=True)), {}
+        truth, told = offline.by_place(), {}
         for name in self._models:
-            track = self.tracks[name]
-            pairs = [(y, truth[i]) for i, y in zip(track.samples, track.rows, strict=True) if i in truth]
+            pairs = [(y, truth[place]) for place, y in self.tracks[name].by_place().items() if place in truth]
             if pairs:
                 a, b = (np.stack(side).reshape(len(pairs), -1) for side in zip(*pairs, strict=True))
                 same = float((a.argmax(axis=1) == b.argmax(axis=1)).mean())

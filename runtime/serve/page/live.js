@@ -172,7 +172,7 @@ function table() {
   body.replaceChildren(...Object.entries(tracks).map(([name, { samples }]) => {
     const late = about.lookahead[name], row = document.createElement("tr");
     const when = late === undefined ? "once all samples are there"
-      : late === 0 ? "with its sample" : `${late} samples later (${(late / about.rate_hz).toFixed(2)} s)`;
+      : late === 0 ? "with its sample" : `up to ${late} samples later (${(late / about.rate_hz).toFixed(2)} s)`;
     const at = samples.length ? `${((samples[samples.length - 1] + 1) / about.rate_hz).toFixed(2)} s` : "waits";
     const same = state.agreement[name];
     const agrees = same && outputs().length > 1 ? `${(same.same_label * 100).toFixed(1)} %` : "";

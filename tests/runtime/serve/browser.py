@@ -92,7 +92,7 @@ class Browser:
     async def until(self, expression: str, timeout_s: float = 30) -> None:
         """Wait until an expression is true."""
         async with asyncio.timeout(timeout_s):
-            while not await self.ask(expression):
+            while not await self.ask(f"!!({expression})"):
                 await asyncio.sleep(0.05)
 
     async def picture(self, path: Path) -> None:

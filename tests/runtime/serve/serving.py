@@ -35,7 +35,7 @@ class Served:
 
     async def ws(self, path: str = "/ws", **options: Any) -> aiohttp.ClientWebSocketResponse:
         """A WebSocket, its hello read."""
-        ws = await self.http.ws_connect(self.base + path, **options)
+        ws: aiohttp.ClientWebSocketResponse = await self.http.ws_connect(self.base + path, **options)
         assert (await ws.receive_json())["type"] in ("hello", "everything", "nothing")
         return ws
 

@@ -41,7 +41,7 @@ TOKENS = Port("tokens", "int32", ())
     ],
 )
 def test_what_is_no_such_numbers_is_refused(port: Port, rows: bool, given: Any, error: type[EdgeseqError]) -> None:
-    with pytest.raises(error, match="^frame: expected"):
+    with pytest.raises(error, match=r"^frame: expected"):
         arrays_of([port], given, "frame", rows=rows)
 
 
