@@ -52,6 +52,8 @@ def load(
     source = open_model(path, "stream", check_execution(providers, threads))
     if any(port.timing is None for port in source.description.outputs):
         raise ModelFileError(f"{os.fspath(path)!r}: its description lacks the timing of an output; export it again")
+    if wrong := _wrong_calls(source.description):
+        raise ModelFileError(f"{os.fspath(path)!r}: {wrong}; the file is damaged, export it again")
     if not fast:
         return Model(source, None, "the fast form was not asked for")
     if not is_cpu(source.ort_session):
@@ -264,6 +266,22 @@ chunks run on the step graph
         d = self._description
         ports = [port.shape for port in d.inputs], [port.shape for port in d.outputs]
         return f"Model({d.name!r}, {ports[0]} -> {ports[1]}, receptive_field={self.receptive_field})"
+
+
+def _wrong_calls(d: Description) -> str | None:
+    """What of a stream's description does not go together, so that no call could follow it."""
+    timings = [(port.name, port.timing) for port in d.outputs if port.timing is not None]
+    bounded = [name for name, timing in timings if timing.law == "lookahead"]
+    halved = [name for name, timing in timings if d.granule * timing.hop[1] % timing.hop[0]]
+    if d.phase >= d.granule:
+        return f"phase: expected less than the granule of {d.granule}, got {d.phase}"
+    if any(cut % d.granule for cut in d.cuts):
+        return f"cuts: expected multiples of the granule of {d.granule}, got {d.cuts}"
+    if halved:
+        return f"hop: expected whole rows for each {d.granule} samples, which outputs {halved} do not have"
+    if bool(bounded) != (d.lookahead is not None):
+        return f"lookahead: expected it where an output's law is 'lookahead', got {d.lookahead} and outputs {bounded}"
+    return None
 
 
 def _widest(reaches: Sequence[int | None]) -> int | None:

@@ -8,7 +8,7 @@ nothing. A pool takes one call at a time, and refuses others meanwhile (``Stream
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from time import perf_counter_ns
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -81,7 +81,7 @@ class Pool:
         for name, value in (("capacity", capacity), ("slab", slab), ("shards", shards)):
             if type(value) is not int or value < 1:
                 raise ConfigError(f"pool: expected {name}, a number of 1 or more, got {value!r}")
-        if idle_s is not None and not (isinstance(idle_s, int | float) and idle_s > 0):
+        if idle_s is not None and not (isinstance(idle_s, int | float) and idle_s is not True and idle_s > 0):
             raise ConfigError(f"pool: expected idle_s, seconds above 0, got {idle_s!r}; give None for no expiry")
         self._description = d = source.description
         self._checks, self._clock, self._idle_s, self._not_fast = checks, clock, idle_s, not_fast
@@ -136,6 +136,8 @@ class Pool:
         arrays = samples is not _NOT_GIVEN
         if not arrays and not isinstance(ids, Mapping):
             raise InputError(f"pool: expected a mapping from ids to samples, got {type(ids).__name__}; or give both")
+        if arrays and not isinstance(ids, Iterable):
+            raise InputError(f"pool: expected ids and an array of their samples, got {type(ids).__name__} as the ids")
         named = list(ids)
         places, records = self._found(named)
         where = _where(named, records)

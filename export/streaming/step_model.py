@@ -199,9 +199,12 @@ class _Walk:
             # The zeros of the phase, and those of flush(), are the padding of the first layer.
             timed = Timed(sample, axis=1, delay=plan.phase, blank=True, rank=len(value.shape or ()))
             self._know(value, timed)
+        self._kept_as_float: list[NotStreamableError] = []  # told if nothing else is: masks that sum tell more
         for node in graph:
             self._write(node)
         self._results = [self._result(value) for value in graph.outputs]
+        if self._kept_as_float:
+            raise self._kept_as_float[0]
 
     def _know(self, value: ir.Value, timed: Timed) -> None:
         self._known[value] = timed
@@ -252,17 +255,15 @@ class _Walk:
     def _n_kept(self) -> int:
         return len(self.step.states) + len(self.step.histories)
 
-    @staticmethod
-    def _check_kept(node: ir.Node, arguments: Sequence[Argument]) -> None:
-        """Refuse to keep, from call to call, what is neither float32 nor a mask."""
+    def _check_kept(self, node: ir.Node, arguments: Sequence[Argument]) -> None:
+        """Note what is kept from call to call and is neither float32 nor a mask: no state is."""
         for value, argument in zip(node.inputs, arguments, strict=True):
-            if value is None or value.dtype in _KEPT or not isinstance(argument, Timed):
-                continue
-            raise refuse(
-                node,
-                f"it needs earlier rows of {value.name!r}, of {value.dtype}, and a stream keeps rows of float32 alone",
-                "put a Cast to float32 before it, or export the model in float32",
-            )
+            if value is not None and isinstance(argument, Timed) and value.dtype not in _KEPT:
+                reason = (
+                    f"it needs earlier rows of {value.name!r}, of {value.dtype}, and a stream keeps rows of float32"
+                )
+                fix = "put a Cast to float32 before it, or export the model in float32"
+                self._kept_as_float.append(refuse(node, f"{reason} alone", fix))
 
     def _argument(self, node: ir.Node, value: ir.Value | None) -> Argument:
         if value is None or value in self._known:

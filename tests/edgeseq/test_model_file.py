@@ -158,6 +158,8 @@ def test_round_trip(description: Description) -> None:
         ({"provenance": {"keras": 3}}, "names: expected texts"),
         ({"name": 5}, "names: expected texts"),
         ({"rate_hz": "fast"}, "rate_hz: expected a number"),
+        ({"rate_hz": float("inf")}, "rate_hz: expected a number"),
+        ({"state": [{**STATE, "initial": float("nan")}]}, "initial: expected a number, got nan"),
         (
             {"state": [{"input": "a", "output": "b", "dtype": "float32", "shape": [1], "initial": None}]},
             "initial: expected",

@@ -57,6 +57,7 @@ def test_explain_says_which_form_runs() -> None:
         ({"capacity": 2.0}, "expected capacity, a number of 1 or more, got 2.0"),
         ({"slab": 0}, "expected slab"),
         ({"shards": True}, "expected shards"),
+        ({"idle_s": True}, "expected idle_s, seconds above 0, got True"),
         ({"idle_s": 0}, "expected idle_s, seconds above 0, got 0"),
         ({"budget_us": -1}, "budget_us"),
     ],
@@ -142,6 +143,12 @@ def test_a_bad_sample_names_the_stream_and_moves_nobody() -> None:
             "stream 'a': expected each stream once, got it twi",
         ),
         (lambda: pool.step(["a"]), rt.InputError, "expected a mapping from ids to samples, got list"),
+        (
+            lambda: pool.step(None, _samples(1)),
+            rt.InputError,
+            "expected ids and an array of their samples, got NoneType",
+        ),
+        (lambda: pool.step(5, _samples(1)), rt.InputError, "expected ids and an array of their samples, got int"),
         (lambda: pool.push([good]), rt.InputError, "expected a mapping from ids to chunks, got list"),  # type: ignore[arg-type]
     ]
     for call, kind, reason in calls:

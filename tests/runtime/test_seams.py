@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgeseq import runtime as rt
+from tests.export.stream_files import rewrite
 from tests.runtime.pool_models import assert_close, bits, part, samples
 from tests.runtime.seams import SEAMS, write
 
@@ -110,6 +112,33 @@ def test_a_pool_gives_what_lone_streams_give(name: str, load: Load) -> None:
         assert all(model.restore(pool.snapshot(i)).snapshot() == pool.snapshot(i) for i in data)
     for i, x in data.items():
         assert_close(_joined(model, given[i]), _whole(model, x))
+
+
+def _damage(raw: dict[str, Any], change: dict[str, Any]) -> None:
+    (output,) = raw["outputs"]
+    output["timing"].update(change.pop("timing", {}))
+    raw.update(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"phase": 2}, "phase: expected less than the granule of 2, got 2"),
+        ({"phase": 2**50}, "phase: expected less than the granule of 2"),
+        ({"cuts": [4, 3]}, r"cuts: expected multiples of the granule of 2, got \(4, 3\)"),
+        (
+            {"timing": {"hop": [3, 1]}},
+            r"hop: expected whole rows for each 2 samples, which outputs \['output'\] do not",
+        ),
+        ({"timing": {"law": "equal"}}, "lookahead: expected it where an output's law is 'lookahead'"),
+        ({"lookahead": None}, "lookahead: expected it where an output's law is 'lookahead', got None"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    path = write("both ways, under the first step", tmp_path)
+    rewrite(path, description=lambda raw: _damage(raw, dict(change)))
+    with pytest.raises(rt.ModelFileError, match=f"{told}.*; the file is damaged, export it again"):
+        rt.load(path)
 
 
 def test_a_pool_refuses_a_length_that_was_not_promised(load: Load) -> None:
