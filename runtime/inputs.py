@@ -53,6 +53,13 @@ def check_length(conditions: Conditions, n_samples: int, where: object) -> None:
         )
 
 
+def rejected(where: object, error: Exception, n_waiting: int) -> InputError:
+    """The error for an input that ONNX Runtime cannot run, behind so many samples that waited for a whole granule."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    waited = f"; it may be one of the {n_waiting} samples that waited before it: reset()" if n_waiting else ""
+    return InputError(f"{where}: ONNX Runtime rejected the input: {text}{waited}")
+
+
 class InputCheck:
     """Checks the inputs of one model.
 

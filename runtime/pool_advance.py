@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputError
 from edgeseq.model_file import Description
 from edgeseq.runtime.due import OutputRows
-from edgeseq.runtime.inputs import Array
+from edgeseq.runtime.inputs import Array, rejected
 from edgeseq.runtime.pool_moves import Change, Group, Moves
 from edgeseq.runtime.pool_slab import PlainSlab, Slab
 from edgeseq.runtime.pool_table import PoolTable
@@ -183,12 +182,12 @@ class Advances:
             return self._moves.run(groups)
         except Exception as error:
             place, reason = self._culprit(groups, error)
-            who = "pool"
+            who, n_waiting = "pool", 0
             if place is not None:
                 name = next(name for name, where in self._table.place_of.items() if where == place)
-                who = f"stream {name!r}, sample {self._table.records['position'][place]}"
-            text = (str(reason).splitlines() or [type(reason).__name__])[0]
-            raise InputError(f"{who}: ONNX Runtime rejected the input: {text}") from error
+                record = self._table.records[place]
+                who, n_waiting = f"stream {name!r}, sample {record['position']}", int(self.n_waiting(record))
+            raise rejected(who, reason, n_waiting) from error
 
     def _culprit(self, groups: list[Group], error: Exception) -> tuple[int | None, Exception]:
         """The stream that fails by itself, too, and how."""

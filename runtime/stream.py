@@ -19,7 +19,7 @@ from edgeseq.runtime.due import OutputRows
 from edgeseq.runtime.fast_step import FastStep, Rings
 from edgeseq.runtime.graph_state import GraphState
 from edgeseq.runtime.guard import Guard
-from edgeseq.runtime.inputs import Array, InputCheck, by_port, check_length
+from edgeseq.runtime.inputs import Array, InputCheck, by_port, check_length, rejected
 from edgeseq.runtime.latency import Latency
 from edgeseq.runtime.snapshot import check_graph, check_layout, pack, unpack
 
@@ -309,7 +309,7 @@ class Stream:
         return StreamEndedError(f"{self}: the sequence was ended by flush(); call reset() to start a new one")
 
     def _rejected(self, error: Exception) -> InputError:
-        return InputError(f"{self}: ONNX Runtime rejected the input: {str(error).splitlines()[0]}")
+        return rejected(self, error, len(self._waiting[0]))
 
     def __str__(self) -> str:
         return f"stream {self.name!r}, sample {self._position}"

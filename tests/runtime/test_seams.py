@@ -160,3 +160,29 @@ def test_a_pool_refuses_a_length_that_was_not_promised(load: Load) -> None:
     assert_close(pool.push({"a": x[8:]})["a"], stream.push(x[8:]))
     assert_close(pool.flush("a"), stream.flush())
     assert len(pool.flush("a")) == 0
+
+
+def test_a_token_out_of_the_vocabulary_that_waited_is_told(load: Load) -> None:
+    """Nobody knows it before the graph runs, and then it is no longer the newest sample."""
+    model = load("both ways, of two inputs")
+    x = samples(model, 9, 0)
+    x["word"][1] = 99  # of 11
+    pool, stream = model.pool(), model.stream("a")
+    pool.open("a")
+    for i in range(3):
+        assert pool.step({"a": part(x, i)}) == {"a": stream.step(part(x, i))}
+    told = r"stream 'a', sample 3: ONNX Runtime rejected the input: .*one of the 3 samples that waited.*: reset\(\)"
+    calls: list[Callable[[], Any]] = [
+        lambda: stream.step(part(x, 3)),
+        lambda: stream.push(part(x, slice(3, 9))),
+        stream.flush,
+        lambda: pool.step({"a": part(x, 3)}),
+        lambda: pool.push({"a": part(x, slice(3, 9))}),
+        lambda: pool.flush("a"),
+    ]
+    for call in calls:
+        with pytest.raises(rt.InputError, match=told):
+            call()
+    pool.reset("a")
+    x["word"][1] = 3
+    assert_close(_joined(model, [pool.push({"a": x})["a"], pool.flush("a")]), _whole(model, x))
