@@ -84,7 +84,7 @@ class Port:
     ``shape`` leaves out batch and time: it is (C,) for a sensor of C channels, () for a token. ``has_time`` is False
     for a port with one value for the whole sequence, and ``length`` is the number of steps of a model that takes (or
     gives) no other, None for any. ``names`` are those of the channels. ``timing``, of an output, is known where the
-    model streams exactly.
+    model streams exactly. Tokens are below ``vocabulary``; it is None where nothing is known of that.
     """
 
     name: str
@@ -94,6 +94,7 @@ class Port:
     length: int | None = None
     names: tuple[str, ...] | None = None
     timing: Timing | None = None
+    vocabulary: int | None = None
 
     @property
     def array_shape(self) -> tuple[int | None, ...]:
@@ -219,6 +220,9 @@ class Description:
         for name, nothing in _LEFT_OUT.items():
             if raw[name] == nothing:
                 del raw[name]
+        for port in (*raw["inputs"], *raw["outputs"]):
+            if port["vocabulary"] is None:
+                del port["vocabulary"]
         return json.dumps(raw, sort_keys=True)
 
     @classmethod
@@ -326,6 +330,8 @@ def _check(d: Description) -> None:
         expect("length", "steps, or null for any, or without time", port.length, right=right)
         right = port.names is None or port.shape[-1:] == (len(port.names),)
         expect("names", f"one for each of {port.shape}", port.names, right=right)
+        right = port.vocabulary is None or (_is_count(port.vocabulary) and port.dtype in {"int32", "int64"})
+        expect("vocabulary", "how many tokens there are, or null", port.vocabulary, right=right)
         if port.timing is not None:
             _check_timing(port.timing, expect)
     names = [d.name, d.graph_sha256, *(p.name for p in ports), *(n for s in d.state for n in (s.input, s.output))]

@@ -28,7 +28,7 @@ class About:
     rate_hz: float | None
 
 
-def describe_offline(ports: Signature, about: About) -> Description:
+def describe_offline(ports: Signature, about: About, vocabularies: Mapping[str, int | None]) -> Description:
     """The description of an offline file, but for its receptive field and its graph's hash.
 
     Raises:
@@ -39,7 +39,10 @@ def describe_offline(ports: Signature, about: About) -> Description:
     return Description(
         kind="offline",
         name=about.name,
-        inputs=named("feature_names", ports.inputs, about.feature_names),
+        inputs=tuple(
+            replace(port, vocabulary=vocabularies.get(port.name))
+            for port in named("feature_names", ports.inputs, about.feature_names)
+        ),
         outputs=named("label_names", ports.outputs, about.label_names),
         rate_hz=checked_rate(about.rate_hz),
         provenance={

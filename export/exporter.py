@@ -25,6 +25,7 @@ from edgeseq.export.any_length import for_any_length, length_kept_by
 from edgeseq.export.convert import OPSET, Converted, to_onnx
 from edgeseq.export.description import About, Names, describe_offline, describe_stream, file_stem
 from edgeseq.export.fast.form import with_fast_form
+from edgeseq.export.graph.vocabulary import limit_of
 from edgeseq.export.lowering.native import LoweredLayer
 from edgeseq.export.lowering.registry import one_export
 from edgeseq.export.probes import vocabulary_size
@@ -205,7 +206,8 @@ def _make(
 ) -> _Made:
     """Convert, describe, write and verify; against the model as it was built, too, if this is another form of it."""
     converted = to_onnx(keras_model)
-    description = describe_offline(converted.ports, about)
+    vocabularies = {str(value.name): limit_of(value) for value in converted.model.graph.inputs}
+    description = describe_offline(converted.ports, about, vocabularies)
     own = _checked(check_inputs, description.inputs)
     step, why_not = _try_streamify(converted.model)
     if step is not None:

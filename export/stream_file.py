@@ -26,6 +26,7 @@ from edgeseq.export.contract.check import CheckInput, ContractReport, verify
 from edgeseq.export.contract.offline_function import open_graph
 from edgeseq.export.description import Names, checked_rate, describe_stream, file_stem, named
 from edgeseq.export.fast.form import DOMAIN, with_fast_form
+from edgeseq.export.graph.vocabulary import limit_of
 from edgeseq.export.reasons import reason
 from edgeseq.export.streaming.step_model import Options, StepModel
 from edgeseq.export.streaming.step_model import streamify as derive
@@ -242,4 +243,5 @@ def _port(value: ir.Value) -> Port:
             f"port {value.name!r} takes batches of exactly {value.shape[0]}, and a stream file takes any: export the "
             "model with a dynamic batch (dynamic_shapes, dynamic_axes)"
         )
-    return Port(str(value.name), known[value.dtype], tuple(n for n in sizes if isinstance(n, int)))
+    shape = tuple(n for n in sizes if isinstance(n, int))
+    return Port(str(value.name), known[value.dtype], shape, vocabulary=limit_of(value))

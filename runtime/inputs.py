@@ -77,6 +77,8 @@ x.astype(np.float32)
         self._dtype = self.dtype = np.dtype(port.dtype)
         self._is_float = self._dtype.kind == "f"
         self._is_token = port.shape == () and self._dtype.kind == "i"
+        if not self._is_float:
+            self._last_token = np.iinfo(self._dtype).max if port.vocabulary is None else port.vocabulary - 1
 
     def sample(self, x: Any, where: object) -> Array:
         """Return ``x`` if it is one sample, (C,) or a scalar token; raise an ``InputError`` otherwise."""
@@ -108,10 +110,9 @@ x.astype(np.float32)
         return x.shape[0] if isinstance(x, np.ndarray) and x.ndim == len(self._shape) + 1 else "T"
 
     def _token(self, x: int, where: object) -> Array:
-        limits = np.iinfo(self._dtype)
-        if not 0 <= x <= limits.max:
+        if not 0 <= x <= self._last_token:
             raise InputError(
-                f"{where}: expected a token from 0 to {limits.max}, got {x}; map it to the vocabulary first"
+                f"{where}: expected a token from 0 to {self._last_token}, got {x}; map it to the vocabulary first"
             )
         return np.array(x, self._dtype)
 
@@ -140,6 +141,11 @@ x.astype(np.float32)
             if x.size and x.min() < 0:
                 raise InputError(
                     f"{where}: expected tokens of 0 or more, got {x.min()}; map them to the vocabulary first"
+                )
+            if x.size and x.max() > self._last_token:
+                raise InputError(
+                    f"{where}: expected tokens from 0 to {self._last_token}, got {x.max()}; map them to the vocabulary "
+                    "first"
                 )
             return
         if self._surely_finite(x) or np.isfinite(x).all():

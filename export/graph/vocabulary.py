@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-_HANDED_ON = {"Cast", "Identity", "Where", "Concat", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
+_EVERY_TOKEN = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
+_HANDED_ON = _EVERY_TOKEN | {"Where", "Concat", "Slice"}  # these may leave tokens out, or change them
 _UNKNOWN = 2  # tokens that any model knows
 
 
@@ -15,10 +16,17 @@ def vocabulary_of(path: Path) -> int:
     """The rows of the smallest table in which the graph looks its integer inputs up; 2 if it looks nothing up."""
     model = ir.load(path)
     tokens = [value for value in model.graph.inputs if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)]
-    return min((size for value in tokens for size in _tables(value, set())), default=_UNKNOWN)
+    return min((size for value in tokens for size in _tables(value, _HANDED_ON, set())), default=_UNKNOWN)
 
 
-def _tables(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
+def limit_of(value: ir.Value) -> int | None:
+    """The tokens that an input may have: the rows of the smallest table in which all of them are looked up."""
+    if value.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
+        return None
+    return min(_tables(value, _EVERY_TOKEN, set()), default=None)
+
+
+def _tables(value: ir.Value, handed_on: set[str], seen: set[ir.Value]) -> Iterator[int]:
     if value in seen:
         return
     seen.add(value)
@@ -26,6 +34,6 @@ def _tables(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
         table = node.inputs[0]
         if node.op_type == "Gather" and place == 1 and table is not None and table.const_value is not None:
             yield int(table.const_value.shape.numpy()[0])
-        elif node.op_type in _HANDED_ON:
+        elif node.op_type in handed_on:
             for output in node.outputs:
-                yield from _tables(output, seen)
+                yield from _tables(output, handed_on, seen)

@@ -49,7 +49,8 @@ def _ports(draw: Any) -> Port:
     if shape and shape[-1] < 5:
         names = tuple(draw(st.lists(st.text(max_size=8), min_size=shape[-1], max_size=shape[-1])))
     dtype = draw(st.sampled_from(["float32", "int32", "int64"]))
-    return Port(draw(st.text(max_size=8)), dtype, shape, has_time, length, names, draw(st.none() | timings))
+    timing, n_tokens = draw(st.none() | timings), draw(st.none() | st.integers(0, 99)) if dtype[0] == "i" else None
+    return Port(draw(st.text(max_size=8)), dtype, shape, has_time, length, names, timing, n_tokens)
 
 
 several_ports = st.lists(_ports(), min_size=1, max_size=3).map(tuple)

@@ -162,9 +162,34 @@ def test_a_pool_refuses_a_length_that_was_not_promised(load: Load) -> None:
     assert len(pool.flush("a")) == 0
 
 
-def test_a_token_out_of_the_vocabulary_that_waited_is_told(load: Load) -> None:
-    """Nobody knows it before the graph runs, and then it is no longer the newest sample."""
+def test_a_token_out_of_the_vocabulary_is_refused_at_once_and_harms_nobody(load: Load) -> None:
     model = load("both ways, of two inputs")
+    x = samples(model, 9, 0)
+    bad = {name: value.copy() for name, value in x.items()}
+    bad["word"][0] = 11  # of 11
+    pool, stream = model.pool(), model.stream("a")
+    pool.open("a")
+    pool.open("b")
+    before = pool.snapshot()
+    calls: list[Callable[[], Any]] = [
+        lambda: stream.step(part(bad, 0)),
+        lambda: stream.push(bad),
+        lambda: pool.step({"b": part(x, 0), "a": part(bad, 0)}),
+        lambda: pool.push({"b": x, "a": bad}),
+    ]
+    for call in calls:
+        with pytest.raises(
+            rt.InputError, match="stream 'a', sample 0, input 'word': expected tokens from 0 to 10, got 11"
+        ):
+            call()
+    assert pool.snapshot() == before
+    assert_close(_joined(model, [stream.push(x), stream.flush()]), _whole(model, x))
+
+
+def test_a_token_that_the_graph_refuses_after_it_waited_is_told(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file does not know the vocabulary, nobody does before the graph runs: it is not the newest sample."""
+    model = load("both ways, of two inputs")
+    monkeypatch.setattr(model._checks["word"], "_last_token", 10**6)
     x = samples(model, 9, 0)
     x["word"][1] = 99  # of 11
     pool, stream = model.pool(), model.stream("a")
