@@ -22,6 +22,7 @@ def serve(
     replay: Path | None = None,
     max_frame_bytes: int = Limits.frame_bytes,
     max_samples: int = Limits.samples,
+    max_window_samples: int = Limits.window_samples,
     max_streams: int = Limits.streams,
     max_all_streams: int = Limits.all_streams,
     max_kept: int = Limits.kept,
@@ -42,7 +43,8 @@ def serve(
         offline: for the live page, an offline file, which sees all of it.
         replay: for the live page, a CSV file with a header and a column for each channel.
         max_frame_bytes: of one WebSocket message or HTTP body.
-        max_samples: of one frame.
+        max_samples: of one frame; while it is computed, others wait.
+        max_window_samples: of all windows of one HTTP request.
         max_streams: that one connection may have open.
         max_all_streams: that all connections together may have open.
         max_kept: streams that outlive their connections.
@@ -60,6 +62,7 @@ def serve(
     limits = Limits(
         frame_bytes=max_frame_bytes,
         samples=max_samples,
+        window_samples=max_window_samples,
         streams=max_streams,
         all_streams=max_all_streams,
         kept=max_kept,

@@ -15,6 +15,7 @@ class Limits:
     Attributes:
         frame_bytes: of one WebSocket message, or of the body of one HTTP request.
         samples: of one frame, since a frame is computed at one go while others wait.
+        window_samples: of all windows of one HTTP request together, which a thread computes.
         streams: that one connection may have open.
         all_streams: that all connections together may have open, kept ones included.
         kept: streams that may be without a connection, or asked to outlive theirs.
@@ -32,7 +33,8 @@ class Limits:
     """
 
     frame_bytes: int = 2**20
-    samples: int = 4096
+    samples: int = 1024
+    window_samples: int = 16_384
     streams: int = 1024
     all_streams: int = 4096
     kept: int = 1024

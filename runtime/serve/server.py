@@ -76,7 +76,7 @@ def make_server(model: Model, options: ServeOptions) -> tuple[Server, ssl.SSLCon
         streams,
         access,
         _live(model, options, counters),
-        Inference(model, options.limits.samples),
+        Inference(model, options.limits.window_samples),
         uses_tls=context is not None,
     )
     return server, context

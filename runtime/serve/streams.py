@@ -176,14 +176,14 @@ def records(port: Port, first: int, rows: Array, *, at_end: bool) -> list[dict[s
     timing = port.timing
     if timing is None:
         raise InputError(f"output {port.name!r}: expected one of a stream, which has a timing")
-    labelled = port.names is not None and port.shape == (len(port.names),)
+    names = port.names if port.names is not None and port.shape == (len(port.names),) else None
+    largest = rows.argmax(axis=1).tolist() if names is not None else []
     made = []
-    for j, row in enumerate(rows):
+    for j, output in enumerate(as_json(rows)):
         sample = (first + j) * timing.hop[0] // timing.hop[1]
-        record = {"index": first + j, "sample": sample, "output_name": port.name, "output": as_json(row)}
-        if labelled and port.names is not None:
-            which = int(np.argmax(row))
-            record |= {"label": port.names[which], "score": as_json(row[which])}
+        record = {"index": first + j, "sample": sample, "output_name": port.name, "output": output}
+        if names is not None:
+            record["label"], record["score"] = names[largest[j]], output[largest[j]]
         is_last = at_end and j == len(rows) - 1
         record["warm_up"] = sample < (timing.receptive_field[0] or 0)
         record["provisional"] = timing.law == "prefix" and not is_last

@@ -30,8 +30,8 @@ function connect() {
 function take(message) {
   if (message.type === "nothing") return nothing(message.reason);
   if (message.type === "error") return notice(message.message);
-  if (message.type === "everything") begin(message);
   state = message;
+  if (message.type === "everything") begin(message);
   message.samples.forEach((sample, i) => {
     times.push((message.first + i) / about.rate_hz);
     sample.forEach((x, c) => signal[c].push(x));

@@ -153,7 +153,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_delays_nobody() -> None:
     async def test() -> None:
         async with serving(limits=Limits(slow_s=0.3)) as served:
             reader, writer = await _raw(served)
-            frame = chunk_frame("a", noise(4000))
+            frame = chunk_frame("a", noise(1000))
             flood = b"\x82\xfe" + struct.pack(">H", len(frame)) + b"\0\0\0\0" + frame
             other = await served.ws()
 

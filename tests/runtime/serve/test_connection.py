@@ -167,7 +167,7 @@ def test_a_stream_that_ended_starts_again_by_reset(model: rt.Model) -> None:
 def test_hello_is_json_and_says_what_the_model_takes(model: rt.Model) -> None:
     told = json.loads(hello(make(model)))
     assert told["inputs"][0] == {"name": "input", "dtype": "float32", "shape": [3], "names": ["x", "y", "z"]}
-    assert (told["rate_hz"], told["lookahead"], told["limits"]["samples"]) == (50, 0, 4096)
+    assert (told["rate_hz"], told["lookahead"], told["limits"]["samples"]) == (50, 0, 1024)
 
 
 def test_metrics_keep_the_calls_of_closed_streams(model: rt.Model) -> None:

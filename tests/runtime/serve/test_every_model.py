@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 
 from edgeseq import runtime as rt
+from edgeseq.errors import ConfigError
 from edgeseq.runtime.serve.connection import Connection
 from edgeseq.runtime.serve.counters import Counters
 from edgeseq.runtime.serve.inference import DATATYPES, Inference
 from edgeseq.runtime.serve.limits import Limits
 from edgeseq.runtime.serve.recording import Recording
 from edgeseq.runtime.serve.replay import Replay
+from edgeseq.runtime.serve.server import ServeOptions, listening, make_server
 from edgeseq.runtime.serve.streams import Streams
 from tests.runtime.pool_models import MODELS, part, samples
+from tests.runtime.serve.serving import run
 
 LoadModel = Callable[[str], rt.Model]
 N = 41
@@ -129,3 +134,20 @@ def test_inputs_of_different_lengths_are_refused(pool_model: LoadModel) -> None:
         answer = json.loads(connection.take(json.dumps({"type": "chunk", "stream_id": "a", "values": values})))
         assert (answer["type"], answer["error"]) == ("error", "InputError"), answer
     assert len(connection) == 0
+
+
+def test_the_page_says_why_it_shows_no_model_of_tokens(pool_model: LoadModel) -> None:
+    model = pool_model("tokens")
+    with pytest.raises(ConfigError, match="live page"):
+        make_server(model, ServeOptions(replay=Path("tests/data/any.csv")))
+    server, _ = make_server(model, ServeOptions(port=0))
+
+    async def test() -> None:
+        async with listening(server, ServeOptions(port=0)) as port, aiohttp.ClientSession() as http:
+            ws = await http.ws_connect(f"http://127.0.0.1:{port}/live")
+            told = await ws.receive_json()
+            assert told["type"] == "nothing"
+            assert "one input of shape (C,)" in told["reason"]
+            await ws.close()
+
+    run(test)

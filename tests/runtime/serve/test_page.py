@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 START = "document.getElementById('start')"
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True)])
-def test_one_sees_the_predictions_come(tmp_path: Path, width: int, dark: bool) -> None:
+@pytest.mark.parametrize(("width", "dark", "n"), [(1100, False, 300), (390, True, 1600)])  # 1600 are more than one sees
+def test_one_sees_the_predictions_come(tmp_path: Path, width: int, dark: bool, n: int) -> None:
     recording = tmp_path / "noise.csv"
-    np.savetxt(recording, noise(300), delimiter=",", header="x,y,z", comments="", fmt="%.9g")
+    np.savetxt(recording, noise(n), delimiter=",", header="x,y,z", comments="", fmt="%.9g")
 
     async def test() -> None:
         async with (
@@ -36,13 +36,13 @@ def test_one_sees_the_predictions_come(tmp_path: Path, width: int, dark: bool) -
                 "[...document.querySelectorAll('#models tbody tr')].map(r => r.innerText.split('\\t'))"
             )
             assert [row[:3] for row in cells] == [
-                ["causal", "with its sample", "6.00 s"],
-                ["lookahead", "with its sample", "6.00 s"],
-                ["offline", "once all samples are there", "6.00 s"],
+                ["causal", "with its sample", f"{n / 50:.2f} s"],
+                ["lookahead", "with its sample", f"{n / 50:.2f} s"],
+                ["offline", "once all samples are there", f"{n / 50:.2f} s"],
             ]
             assert cells[0][3] == "100.0 %"
             assert float(cells[0][4]) < 1e-5
-            assert "300" in await page.ask("document.getElementById('figures').innerText")
+            assert str(n) in await page.ask("document.getElementById('figures').innerText")
             assert await page.ask("document.documentElement.scrollWidth") <= width
             assert await page.ask(_DRAWN) > 0
             assert page.errors == []
