@@ -73,7 +73,7 @@ def test_tokens(tmp_path: Path, randomise: Randomise) -> None:
     export_model(randomise(bilstm_text_tagger(9, 2, embedding_dim=3, units=4)), tmp_path, name="t")
     offline = rt.load_offline(tmp_path / "t.onnx")
     assert offline.run(np.array([1, 5, 8], np.int32)).shape == (3, 2)
-    with pytest.raises(rt.InputError, match="ONNX Runtime rejected the input"):
+    with pytest.raises(rt.InputError, match=r"expected tokens from 0 to [0-9]+, got 99"):
         offline.run(np.array([1, 99], np.int32))
 
 
@@ -86,9 +86,9 @@ def test_causal_tokens_stream(tmp_path: Path, randomise: Randomise) -> None:
     got = np.stack([stream.step(int(token)) for token in x[:3]] + [stream.step(token) for token in x[3:]])
     np.testing.assert_allclose(got, rt.load_offline(tmp_path / "t.onnx").run(x), atol=1e-5)
     position = stream.position
-    with pytest.raises(rt.InputError, match="sample 5: ONNX Runtime rejected the input"):
+    with pytest.raises(rt.InputError, match="sample 5: expected a token from 0 to 8, got 99"):
         stream.step(99)
-    with pytest.raises(rt.InputError, match="rejected"):
+    with pytest.raises(rt.InputError, match="sample 5: expected tokens from 0 to 8, got 99"):
         stream.push(np.array([1, 99], np.int32))
     assert stream.position == position
 

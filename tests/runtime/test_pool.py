@@ -174,9 +174,16 @@ def test_an_ended_stream_is_refused_by_name_until_it_is_reset() -> None:
     pool.step({"b": _samples(1)[0]})
 
 
-def test_a_token_that_the_model_does_not_know_names_the_stream(pool_model: LoadModel) -> None:
+def test_a_token_that_the_model_does_not_know_names_the_stream(
+    pool_model: LoadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pool_model("tokens")
+    with pytest.raises(rt.InputError, match="stream 'c', sample 0: expected a token from 0 to 10, got 99"):
+        _pool(*"bc", model=model).step({"b": 2, "c": 99})
+    (check,) = model._checks.values()
+    monkeypatch.setattr(check, "_last_token", 10**6)  # as of a file that does not know its vocabulary
     for options in ({}, {"shards": 2}):
-        pool = _pool(*"abcd", model=pool_model("tokens"), slab=2, **options)
+        pool = _pool(*"abcd", model=model, slab=2, **options)
         pool.step(dict.fromkeys("abcd", 3))
         before = pool.snapshot()
         with pytest.raises(rt.InputError, match="stream 'c', sample 1: ONNX Runtime rejected the input"):
