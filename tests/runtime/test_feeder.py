@@ -269,7 +269,7 @@ def test_a_silent_sensor_is_waited_for_no_longer_on_demand() -> None:
 def test_a_token_that_the_model_refuses_is_left_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     model = streaming("tokens")
     feeder = rt.Feeder(model, rt.SensorClock(rate_hz=50, grace_s=0.04))
-    with pytest.raises(InputError, match="expected a token from 0 to 10, got 99"):
+    with pytest.raises(InputError, match="expected tokens from 0 to 10, got 99"):
         feeder.feed(rt.Sample("b", 99, sequence=0))
     # From here on as with a file that does not know its vocabulary.
     for check in (*model._checks.values(), *feeder._engine._reader._checks.values()):
