@@ -293,7 +293,7 @@ def test_a_token_that_the_model_refuses_is_left_out_and_nothing_else(monkeypatch
     expected = rows_of(model, [[(np.array(k, np.int32),) for k in numbers if k != 99]])
     assert_same_bits(rows_fed(out), expected)
     assert [p.after_gap for p in out] == [False, False, True, True, True]
-    assert feeder.counters.rejected == 1
+    assert feeder.counters.rejected == 2
     adds_up(feeder)
 
 
