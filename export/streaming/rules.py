@@ -272,6 +272,8 @@ def _pad(step: StepGraph, node: ir.Node, arguments: list[Argument]) -> list[Time
     if pads is None or x.gone or len(node.inputs) > 3 or node.attributes.get_string("mode", "constant") != "constant":
         raise refuse(node, "only a padding by constants, as wide as another one says, streams", "pad with zeros")
     number = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if not pads.any():
+        return [x]
     before, after = int(pads[x.axis]), int(pads[x.axis + x.rank])
     if not any(pads[[x.axis, x.axis + x.rank, x.batch, x.batch + x.rank]]):
         return [replace(x, value=step.copy(node, values(arguments))[0], blank=False)]
